@@ -1,0 +1,66 @@
+"""YAML files into frozen dataclasses: an unknown or ill-typed key is an error that names the file and the near key."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from llm_pipeline.errors import ConfigError, near
+
+T = TypeVar("T")
+
+
+def load_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        here = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such file{near(path.name, here)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+
+
+def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Read `path` into the dataclass `cls`; `overrides` are `dotted.key=value` strings, their values parsed as YAML."""
+    raw = load_yaml(path) or {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r}: expected key=value")
+        *parents, leaf = key.split(".")
+        target = raw
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = yaml.safe_load(value)
+    return build(cls, raw, str(path))
+
+
+def build(cls: type[T], raw: Any, where: str) -> T:
+    """Build the dataclass `cls` from plain data; `where` names the file in errors."""
+    _refuse_unknown_keys(cls, raw, where)
+    try:
+        return TypeAdapter(cls).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}: {at}: received {first['input']!r}, expected: {first['msg']}") from error
+
+
+def _refuse_unknown_keys(cls: Any, raw: Any, where: str) -> None:
+    if not (dataclasses.is_dataclass(cls) and isinstance(raw, Mapping)):
+        return
+    hints = typing.get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls) if field.init}
+    for key, value in raw.items():
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {key!r}{near(str(key), names)}")
+        for inner in (hints[key], *typing.get_args(hints[key])):
+            items = value if isinstance(value, list) else value.values() if isinstance(value, Mapping) and inner is not hints[key] else [value]
+            for item in items:
+                _refuse_unknown_keys(inner, item, f"{where}: {key}")

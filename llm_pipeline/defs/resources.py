@@ -1,0 +1,23 @@
+"""What assets are given from outside; the only reader of environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from llm_pipeline.store import Home
+
+
+def home_folder() -> Path:
+    return Path(os.environ.get("LLM_PIPELINE_HOME", ".llm_pipeline")).resolve()
+
+
+class HomeResource(dg.ConfigurableResource[Home]):
+    """The folder with everything the pipeline makes; empty means `LLM_PIPELINE_HOME`, or `.llm_pipeline` without it."""
+
+    root: str = ""
+
+    def open(self) -> Home:
+        return Home(Path(self.root).resolve() if self.root else home_folder())
