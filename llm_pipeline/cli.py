@@ -1,0 +1,111 @@
+"""`llm-pipeline`: the verbs of the Makefile, and the stages without Dagster. Exit codes: 0 done, 1 failed, 2 bad usage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_pipeline.errors import PipelineError
+from llm_pipeline.paths import PROJECT
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of everything that is made; default $LLM_PIPELINE_HOME or .llm_pipeline.")]
+
+
+def home_folder(home: Path | None) -> Path:
+    return (home or Path(os.environ.get("LLM_PIPELINE_HOME", ".llm_pipeline"))).resolve()
+
+
+@app.command()
+def demo(
+    source: Annotated[str | None, typer.Option(help="Your own documents: a folder or file of txt, md, html, pdf, jsonl, csv, parquet, or a URI.")] = None,
+    home: HomeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
+) -> None:
+    """The whole life cycle on this machine, offline: raw text to a served, monitored model and back to a retrain.
+
+    Examples: llm-pipeline demo / llm-pipeline demo --source ~/documents
+    """
+    from llm_pipeline.demo.run import run_demo
+
+    run_demo(home_folder(home), source, as_json=as_json)
+
+
+@app.command()
+def ui(port: int = 3000, home: HomeOption = None) -> None:
+    """The Dagster UI and daemon on the home folder (http://127.0.0.1:3000)."""
+    from llm_pipeline.defs.drive import instance_folder
+    from llm_pipeline.store import Home
+
+    root = home_folder(home)
+    environment = os.environ | {"DAGSTER_HOME": str(instance_folder(Home(root))), "LLM_PIPELINE_HOME": str(root)}
+    _become(["dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)], environment)
+
+
+@app.command()
+def mlflow(port: int = 5000, home: HomeOption = None) -> None:
+    """The MLflow UI on the home folder's runs and models (http://127.0.0.1:5000)."""
+    from llm_pipeline.store import Home
+
+    uri = Home(home_folder(home)).mlflow_uri
+    _become(["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)], dict(os.environ))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """The test suite; further arguments go to pytest. Example: llm-pipeline test -m 'not slow'"""
+    raise typer.Exit(_run([sys.executable, "-m", "pytest", str(PROJECT / "llm_pipeline_tests"), *context.args]))
+
+
+@app.command()
+def lint() -> None:
+    """ruff (style, layering) and mypy."""
+    folders = ["llm_pipeline", "llm_pipeline_tests"]
+    commands = (["ruff", "check", *folders], ["ruff", "format", "--check", *folders], ["mypy"])
+    raise typer.Exit(max(_run([sys.executable, "-m", *command]) for command in commands))
+
+
+@app.command()
+def bench(names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to run; all without any.")] = None) -> None:
+    """The benchmarks behind the README's tables. Example: llm-pipeline bench curation"""
+    found = {path.stem.removeprefix("bench_"): path for path in sorted((PROJECT / "llm_pipeline_tests/benchmarks").glob("bench_*.py"))}
+    unknown = [name for name in names or () if name not in found]
+    if unknown:
+        raise typer.BadParameter(f"unknown benchmark {unknown[0]!r}; there are {', '.join(found)}")
+    raise typer.Exit(max(_run([sys.executable, str(found[name])]) for name in names or found))
+
+
+@app.command()
+def clean(home: HomeOption = None) -> None:
+    """End the endpoint and remove the home folder."""
+    from llm_pipeline.serving.client import down
+    from llm_pipeline.store import Home
+
+    root = home_folder(home)
+    down(Home(root))
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def _run(command: list[str]) -> int:
+    return subprocess.run(command, cwd=PROJECT, check=False).returncode
+
+
+def _become(command: list[str], environment: dict[str, str]) -> None:
+    """Replace this process by a tool of the environment; SIGINT works in it also when a script started us in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.execve(Path(sys.executable).parent / command[0], command, environment)
+
+
+def main() -> None:
+    try:
+        app()
+    except PipelineError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

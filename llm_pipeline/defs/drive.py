@@ -1,0 +1,121 @@
+"""Running the graph's jobs from a script, as the daemon would, with live progress and a memory of what is already done.
+
+A step's fingerprint covers its job, partition, configuration, the code, and the fingerprint of the step before it; a step
+whose fingerprint succeeded before is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from llm_pipeline.paths import DATA, PROJECT
+from llm_pipeline.store import Home, content_hash, file_hash, write_atomically
+
+Say = Callable[[str], None]
+"""Receives one line about what is going on: an asset that starts, is done, or reports from inside."""
+
+
+def instance_folder(home: Home) -> Path:
+    """The Dagster instance of a home folder, configured by the project's dagster.yaml."""
+    folder = home.root / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(PROJECT / "dagster.yaml", folder / "dagster.yaml")
+    return folder
+
+
+def code_version() -> str:
+    """Hash of everything that ships: code, recipes, prompts, policies, suites."""
+    sources = sorted((PROJECT / "llm_pipeline").rglob("*.py")) + sorted((PROJECT / "llm_pipeline").rglob("*.yaml"))
+    return content_hash(*[[str(p.relative_to(PROJECT)), file_hash(p)] for p in sources], file_hash(DATA))
+
+
+class Driver:
+    """Runs jobs of the code location one after the other in this process; `seconds` collects the time of each step."""
+
+    def __init__(self, definitions: dg.Definitions, home: Home, say: Say) -> None:
+        os.environ["DAGSTER_HOME"] = str(instance_folder(home))
+        os.environ["LLM_PIPELINE_HOME"] = str(home.root)
+        self.definitions, self.home, self.say = definitions, home, say
+        self.instance = dg.DagsterInstance.get()
+        self.seconds: dict[str, float] = {}
+        self.skipped: list[str] = []
+        self._state_file = home.root / "demo_state.json"
+        self._done: dict[str, str] = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
+        self._chain = content_hash(code_version(), *[file_hash(p) for p in [home.root / "sources.yaml"] if p.exists()])
+
+    def step(self, name: str, action: Callable[[], None], *, inputs: Any = None) -> bool:
+        """Do `action` unless this very step succeeded before; say so; True when it was done."""
+        self._chain = content_hash(self._chain, name, inputs)
+        if self._done.get(name) == self._chain:
+            self.skipped.append(name)
+            self.say(f"{name}: unchanged, skipped")
+            return False
+        started = time.monotonic()
+        action()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        self._done[name] = self._chain
+        write_atomically(self._state_file, json.dumps(self._done, indent=1))
+        return True
+
+    def job(self, name: str, *, day: str | None = None, config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None) -> bool:
+        """Run a job as a step; a failure raises the error of the asset that failed."""
+        label = f"{name} {day}" if day else name
+        return self.step(label, lambda: self._execute(name, day, config, tags), inputs=config)
+
+    def assets(self, name: str, keys: Sequence[str], *, config: Mapping[str, Any] | None = None) -> bool:
+        """Materialise some unpartitioned assets as a step, each by its key."""
+        selection = [dg.AssetKey(key) for key in keys]
+        return self.step(name, lambda: self._execute("__ASSET_JOB", None, config, None, selection), inputs=config)
+
+    def tick(self, sensor: str) -> list[dg.RunRequest]:
+        """Evaluate a sensor once with its stored cursor, as the daemon does, and return the runs that it asks for."""
+        definition = self.definitions.get_repository_def().get_sensor_def(sensor)
+        cursor_file = self.home.root / "dagster" / f"{sensor}.cursor"
+        cursor = cursor_file.read_text() if cursor_file.exists() else None
+        with dg.build_sensor_context(instance=self.instance, cursor=cursor, definitions=self.definitions) as context:
+            result = definition.evaluate_tick(context)
+        if result.cursor is not None:
+            write_atomically(cursor_file, result.cursor)
+        for request in result.run_requests or []:
+            self.say(f"sensor {sensor}: requests {request.job_name} ({request.run_key})")
+        if not result.run_requests:
+            self.say(f"sensor {sensor}: {result.skip_message or 'nothing new'}")
+        return list(result.run_requests or [])
+
+    def _execute(
+        self,
+        job: str,
+        day: str | None,
+        config: Mapping[str, Any] | None,
+        tags: Mapping[str, str] | None,
+        selection: Sequence[dg.AssetKey] | None = None,
+    ) -> None:
+        run_id = str(uuid.uuid4())
+        self.instance.add_event_listener(run_id, self._report)
+        self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, run_id=run_id, partition_key=day, run_config=config, tags=tags, asset_selection=selection
+        )
+
+    def _report(self, entry: dg.EventLogEntry) -> None:
+        event = entry.dagster_event
+        if event is None:
+            return
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            self.say(f"{event.step_key} ...")
+        elif event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+            metadata = event.asset_observation_data.asset_observation.metadata
+            facts = ", ".join(f"{name} {_short(value.value)}" for name, value in metadata.items())
+            self.say(f"{event.step_key}: {facts}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
