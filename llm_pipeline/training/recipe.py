@@ -1,0 +1,97 @@
+"""What a fine-tuning run is asked to do: every number that decides the weights stands in one YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_pipeline.config import load
+from llm_pipeline.errors import ConfigError
+from llm_pipeline.paths import RECIPES
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021); `targets` names the layers, or is `all-linear`."""
+
+    r: int = 64
+    alpha: int = 128
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+
+
+@dataclass(frozen=True)
+class SftRecipe:
+    """Supervised fine-tuning of `base`.
+
+    `base` is `shipped` (the model in data/models/tiny_base), a local folder, a hub id, or `scratch` (pretrain
+    recipes/tiny_base.yaml on the snapshot first). `batch_size` counts packed rows of `max_length` tokens over all
+    processes, so the number of processes changes the speed but not the optimisation. `max_steps` beats `epochs`.
+    `threads` is per process; 0 shares the cores of the machine among the processes.
+    """
+
+    base: str = "shipped"
+    base_revision: str | None = None
+    lora: Lora = field(default_factory=Lora)
+    learning_rate: float = 2e-3
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_share: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    epochs: float = 2.0
+    max_steps: int = 0
+    batch_size: int = 8
+    accumulation: int = 1
+    max_length: int = 384
+    seed: int = 0
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    processes: int = 1
+    launcher: Literal["torchrun", "deepspeed"] = "torchrun"
+    threads: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    save_steps: int = 50
+    logging_steps: int = 5
+    keep_checkpoints: int = 2
+    evaluation_rows: int = 128
+
+    def __post_init__(self) -> None:
+        step = self.processes * self.accumulation
+        if step < 1 or self.batch_size % step:
+            raise ConfigError(f"batch_size {self.batch_size}: expected a multiple of processes x accumulation = {step}")
+        for name in ("save_steps", "logging_steps", "max_length", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: received {getattr(self, name)}, expected at least 1")
+        if self.max_steps <= 0 and self.epochs <= 0:
+            raise ConfigError("one of max_steps and epochs must be positive")
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the weights: all but where, how often it saves and logs, and how many of its checkpoints it keeps."""
+        silent = {"save_steps", "logging_steps", "keep_checkpoints", "threads", "launcher", "base", "base_revision", "evaluation_rows"}
+        return {key: value for key, value in asdict(self).items() if key not in silent}
+
+
+def load_recipe(name: str | Path = "tiny_cpu", overrides: tuple[str, ...] | list[str] = ()) -> SftRecipe:
+    """A recipe by the name of a file in llm_pipeline/recipes, or by path; `overrides` are `dotted.key=value`."""
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    return load(SftRecipe, path, overrides)
+
+
+def deepspeed_config(recipe: SftRecipe) -> dict[str, Any]:
+    """ZeRO (Rajbhandari et al. 2020): optimiser state, gradients and, from stage 3, weights are sharded over the processes."""
+    return {
+        "zero_optimization": {
+            "stage": recipe.zero_stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": 20_000_000,
+            "allgather_bucket_size": 20_000_000,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "bf16": {"enabled": True},
+        "zero_allow_untested_optimizer": True,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "steps_per_print": 1_000_000_000,
+    }
