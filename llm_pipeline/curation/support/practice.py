@@ -14,7 +14,9 @@ from llm_pipeline.curation.support.world import ATTRIBUTES, BRANDS, PRODUCT_TYPE
 
 _ONSETS = "b br c ch cl d dr f fl g gr h j k kl l m n p pl qu r s sh sl st t th tr v w z".split()
 _RIMES = "a an ar e el en er i il in o ol on or u um un ai ea ou oa".split()
-_QUALIFIERS = "paper early extra partner roaming weekend family digital seasonal priority basic standby archive mobile contract group".split()
+_QUALIFIERS = (
+    "paper early extra partner roaming weekend family digital seasonal priority basic standby archive mobile contract group".split()
+)
 _GREETINGS = ("", "", "", "Hi, ", "Hi there. ", "Good morning, ", "Sorry to bother you. ", "One more thing: ", "Thanks. ")
 _ENDINGS = ("", "", "", " Thanks.", " Thank you!", " I could not find it.", " It is for my sister.")
 _MORE_QUESTIONS = (

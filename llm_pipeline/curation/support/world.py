@@ -59,14 +59,18 @@ def _term(r: random.Random) -> str:
 
 
 def _place(r: random.Random) -> str:
-    where = r.choice(("the mobile app", "the online portal", "any branch", "the card centre", "the help desk", "a paper form", "the phone line"))
+    where = r.choice(
+        ("the mobile app", "the online portal", "any branch", "the card centre", "the help desk", "a paper form", "the phone line")
+    )
     how = r.choice(("", " with a passcode", " with photo ID", " after signing in", " before noon", " on weekdays"))
     return where + how
 
 
 def _document(r: random.Random) -> str:
     first = r.choice(("a passport", "a payslip", "a utility bill", "a tax return", "a student card", "a signed form", "a bank statement"))
-    second = r.choice(("a photo", "a rent contract", "two references", "an address proof", "a driving licence", "a company register extract"))
+    second = r.choice(
+        ("a photo", "a rent contract", "two references", "an address proof", "a driving licence", "a company register extract")
+    )
     return f"{first} and {second}"
 
 

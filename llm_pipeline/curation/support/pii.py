@@ -1,0 +1,169 @@
+"""Personal data of people who do not exist: valid check digits, several formats and locales, and sentences to say it in."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from faker import Faker
+
+LOCALES = ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES")
+_POOL = 80  # values per type and locale; Faker is too slow to be asked for each document
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+CONTEXTS: Mapping[str, Sequence[str]] = {
+    "PERSON": ("My name is {}.", "This is {} speaking.", "The account holder is {}.", "Please ask for {}."),
+    "EMAIL": ("My e-mail is {}.", "You can reach me at {}.", "Please write to {}."),
+    "PHONE": ("My phone number is {}.", "Please call me back on {}.", "My mobile is {}."),
+    "CREDIT_CARD": ("My card number is {}.", "The credit card is {}.", "I paid with card {}."),
+    "IBAN": ("My IBAN is {}.", "Please send it to the account {}.", "The transfer went to IBAN {}."),
+    "US_SSN": ("My social security number is {}.", "My SSN is {}.", "The SSN on the form is {}."),
+    "ADDRESS": ("I live at {}.", "My address is {}.", "Please send the letter to {}."),
+    "DATE_OF_BIRTH": ("I was born on {}.", "My date of birth is {}.", "DOB: {}.", "Mein Geburtsdatum ist der {}."),
+    "IP_ADDRESS": ("My IP address is {}.", "The login came from {}.", "I see a session from IP {}."),
+    "URL_CREDENTIALS": (
+        "I use the link {} to sign in.",
+        "The export is at {} every night.",
+        "The address with the password is {} for now.",
+    ),
+    "API_KEY": ("The API key is {}.", "My app uses the token {}.", "The secret key {} has leaked."),
+    "PASSPORT": ("My passport number is {}.", "The passport {} is still valid.", "I travel on passport no. {}."),
+    "UK_NINO": ("My national insurance number is {}.", "My NINO is {}.", "The NI number is {}."),
+    "UK_NHS": ("My NHS number is {}.", "The NHS number on the letter is {}."),
+    "MAC_ADDRESS": ("The MAC address of my phone is {}.", "My router shows the MAC {}."),
+    "CRYPTO": ("My bitcoin wallet is {}.", "Please refund to the BTC address {}.", "The crypto wallet {} is mine."),
+}
+FOREIGN_CONTEXTS: Mapping[str, Mapping[str, str]] = {
+    "de": {
+        "PERSON": "Ich heiße {}.",
+        "EMAIL": "Meine E-Mail-Adresse ist {}.",
+        "PHONE": "Meine Telefonnummer ist {}.",
+        "IBAN": "Meine IBAN ist {}.",
+    },
+    "fr": {
+        "PERSON": "Je m'appelle {}.",
+        "EMAIL": "Mon adresse e-mail est {}.",
+        "PHONE": "Mon téléphone est le {}.",
+        "IBAN": "Mon IBAN est {}.",
+    },
+    "es": {"PERSON": "Me llamo {}.", "EMAIL": "Mi correo electrónico es {}.", "PHONE": "Mi teléfono es {}.", "IBAN": "Mi IBAN es {}."},
+}
+_LOCALE = {"de": "de_DE", "fr": "fr_FR", "es": "es_ES"}
+ENTITIES = tuple(CONTEXTS)
+
+
+@dataclass(frozen=True)
+class Pii:
+    """One piece of personal data in a document: its type and exactly how it is written there."""
+
+    entity: str
+    value: str
+
+
+def sentence(r: random.Random, entity: str, seed: int) -> tuple[str, Pii]:
+    """An English sentence that holds a value of type `entity` from any locale, and the value."""
+    value = r.choice(_pool(seed, r.choice(LOCALES))[entity])
+    return r.choice(CONTEXTS[entity]).format(value), Pii(entity, value)
+
+
+def foreign_sentence(r: random.Random, language: str, seed: int) -> tuple[str, Pii]:
+    """The same in another language (de, fr, es), with a value as it is written there."""
+    entity = r.choice(list(FOREIGN_CONTEXTS[language]))
+    value = r.choice(_pool(seed, _LOCALE[language])[entity])
+    return FOREIGN_CONTEXTS[language][entity].format(value), Pii(entity, value)
+
+
+@lru_cache(maxsize=20)
+def _pool(seed: int, locale: str) -> Mapping[str, tuple[str, ...]]:
+    r = random.Random(f"{seed}/pii/{locale}")
+    fake = Faker(locale)
+    fake.seed_instance(f"{seed}/{locale}")
+    return {entity: tuple(" ".join(make().split()) for _ in range(_POOL)) for entity, make in _makers(fake, r).items()}
+
+
+def _makers(fake: Faker, r: random.Random) -> dict[str, Callable[[], str]]:
+    """How each type is written, from the providers of one locale."""
+    return {
+        "PERSON": lambda: f"{fake.first_name()} {fake.last_name()}",
+        "EMAIL": lambda: str(r.choice((fake.email, fake.free_email, fake.company_email))()),
+        "PHONE": lambda: str(fake.phone_number()),
+        "CREDIT_CARD": lambda: _grouped(r, fake.credit_card_number(r.choice(("visa16", "mastercard", "discover"))), 4, ("", " ", "-")),
+        "IBAN": lambda: _grouped(r, fake.iban(), 4, ("", " ")),
+        "US_SSN": lambda: _ssn(r),
+        "ADDRESS": lambda: str(fake.address()).replace("\n", ", "),
+        "DATE_OF_BIRTH": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).strftime(
+            r.choice(("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d %B %Y"))
+        ),
+        "IP_ADDRESS": lambda: str(fake.ipv6() if r.random() < 0.3 else fake.ipv4_public()),
+        "URL_CREDENTIALS": lambda: f"https://{fake.user_name()}:{_letters(r, 10)}@{fake.domain_name()}/{fake.uri_path()}",
+        "API_KEY": lambda: _api_key(r),
+        "PASSPORT": lambda: _passport(r),
+        "UK_NINO": lambda: _nino(r),
+        "UK_NHS": lambda: _nhs(r),
+        "MAC_ADDRESS": lambda: r.choice((str.upper, str.lower))(fake.mac_address()).replace(":", r.choice(":-")),
+        "CRYPTO": lambda: _bitcoin(r),
+    }
+
+
+def _grouped(r: random.Random, value: str, size: int, separators: Sequence[str]) -> str:
+    return r.choice(separators).join(value[i : i + size] for i in range(0, len(value), size))
+
+
+def _digits(r: random.Random, n: int) -> str:
+    return "".join(r.choices(string.digits, k=n))
+
+
+def _letters(r: random.Random, n: int, alphabet: str = string.ascii_letters + string.digits) -> str:
+    return "".join(r.choices(alphabet, k=n))
+
+
+def _ssn(r: random.Random) -> str:
+    area = r.choice([number for number in range(1, 900) if number != 666])
+    return r.choice(("{}-{}-{}", "{} {} {}")).format(f"{area:03d}", f"{r.randint(1, 99):02d}", f"{r.randint(1, 9999):04d}")
+
+
+def _api_key(r: random.Random) -> str:
+    return r.choice(
+        (
+            f"sk_live_{_letters(r, 24)}",
+            f"ghp_{_letters(r, 36)}",
+            f"AKIA{_letters(r, 16, string.ascii_uppercase + '234567')}",
+            f"xoxb-{_digits(r, 12)}-{_letters(r, 24)}",
+        )
+    )
+
+
+def _passport(r: random.Random) -> str:
+    german = r.choice("CFGHJK") + _letters(r, 8, "CFGHJKLMNPRTVWXYZ0123456789")
+    return r.choice((german, r.choice(string.ascii_uppercase) + _digits(r, 8), _digits(r, 9)))
+
+
+def _nino(r: random.Random) -> str:
+    prefix = r.choice(("AB", "CE", "EH", "JK", "LM", "PR", "ST", "WX", "YZ", "HB"))
+    digits = _digits(r, 6)
+    return r.choice((f"{prefix}{digits}", f"{prefix} {digits[:2]} {digits[2:4]} {digits[4:]} ")) + r.choice("ABCD")
+
+
+def _nhs(r: random.Random) -> str:
+    """Ten digits, the last by modulus 11 (NHS Data Dictionary)."""
+    while True:
+        nine = r.choice("469") + _digits(r, 8)
+        check = 11 - sum(int(digit) * weight for digit, weight in zip(nine, range(10, 1, -1), strict=True)) % 11
+        if check != 10:
+            number = nine + str(check % 11)
+            return r.choice((number, f"{number[:3]} {number[3:6]} {number[6:]}", f"{number[:3]}-{number[3:6]}-{number[6:]}"))
+
+
+def _bitcoin(r: random.Random) -> str:
+    """A pay-to-public-key-hash address: Base58Check of version 0 and 20 bytes."""
+    payload = b"\0" + r.randbytes(20)
+    payload += hashlib.sha256(hashlib.sha256(payload).digest()).digest()[:4]
+    number, text = int.from_bytes(payload, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = _BASE58[digit] + text
+    return "1" * (len(payload) - len(payload.lstrip(b"\0"))) + text
