@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from llm_pipeline.curation.support.practice import practice
-from llm_pipeline.training.chat import train_tokenizer
+from llm_pipeline.training.chat import END, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class BaseRecipe:
     heads: int = 4
     sequence_length: int = 384
     batch_size: int = 10
-    steps: int = 9000
+    steps: int = 6500
     learning_rate: float = 1.5e-3
     warmup_steps: int = 200
     decay_share: float = 0.25
     curriculum_steps: int = 2500
+    answer_focus_from: int = 2700
+    """From this step on, tokens outside answers count `context_weight` in the loss; before it all count the same."""
+    context_weight: float = 0.15
     prose_share: float = 0.06
     tokenizer_samples: int = 4000
 
@@ -48,6 +51,7 @@ class PracticeBlocks(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast, prose: Sequence[str]) -> None:
         self.recipe, self.tokenizer, self.prose = recipe, tokenizer, prose
+        self._assistant, self._end = tokenizer.convert_tokens_to_ids(["<|assistant|>", END])
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch_size
@@ -60,7 +64,16 @@ class PracticeBlocks(Dataset[dict[str, torch.Tensor]]):
         while len(ids) < length:
             ids += self._piece(r, difficulty)
         tokens = torch.tensor(ids[:length])
-        return {"input_ids": tokens, "labels": tokens.clone()}
+        focused = i >= self.recipe.answer_focus_from * self.recipe.batch_size
+        weights = torch.tensor([1.0 if said or not focused else self.recipe.context_weight for said in self._said(ids[:length])])
+        return {"input_ids": tokens, "labels": tokens.clone(), "weights": weights}
+
+    def _said(self, ids: Sequence[int]) -> Iterator[bool]:
+        """For each token, whether the assistant says it: its end token belongs to it, the role tag before it does not."""
+        speaking = False
+        for token in ids:
+            yield speaking
+            speaking = token == self._assistant or (speaking and token != self._end)
 
     def _piece(self, r: random.Random, difficulty: float) -> list[int]:
         if self.prose and r.random() < self.recipe.prose_share:
@@ -115,17 +128,24 @@ def train_base(recipe: BaseRecipe, prose: Sequence[str], work: Path, *, resume: 
             "save_total_limit": 2,
             "logging_steps": max(1, min(50, recipe.steps // 20)),
             "report_to": [],
+            "remove_unused_columns": False,
             "dataloader_num_workers": 0,
         }
         | options
     )
-    trainer = _InOrder(model=build_model(recipe, tokenizer), args=arguments, train_dataset=PracticeBlocks(recipe, tokenizer, prose), processing_class=tokenizer)
+    trainer = _PracticeTrainer(model=build_model(recipe, tokenizer), args=arguments, train_dataset=PracticeBlocks(recipe, tokenizer, prose), processing_class=tokenizer)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
-class _InOrder(Trainer):
-    """The curriculum is the order of the data set, so it is not shuffled."""
+class _PracticeTrainer(Trainer):
+    """Weighted next-token loss over the data set in its own order, which is the curriculum."""
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = model(input_ids=inputs["input_ids"]).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), inputs["labels"][:, 1:].flatten(), reduction="none")
+        weights = inputs["weights"][:, 1:].flatten()
+        return (losses * weights).sum() / weights.sum()
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(self.train_dataset)
