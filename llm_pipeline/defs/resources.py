@@ -21,3 +21,14 @@ class HomeResource(dg.ConfigurableResource[Home]):
 
     def open(self) -> Home:
         return Home(Path(self.root).resolve() if self.root else home_folder())
+
+
+def dagster_folder() -> Path:
+    """Where Dagster keeps its records: `DAGSTER_HOME`, else beside everything else."""
+    return Path(os.environ.get("DAGSTER_HOME") or home_folder() / "dagster")
+
+
+def postgres_url() -> str | None:
+    """The address of a PostgreSQL for Dagster's records; `postgresql://` alone would name a driver that is not installed."""
+    url = os.environ.get("LLM_PIPELINE_POSTGRES_URL") or None
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1) if url else None

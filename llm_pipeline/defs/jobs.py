@@ -1,0 +1,53 @@
+"""The jobs: what a day needs, what a new model needs, and what follows from either."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from llm_pipeline.defs.partitions import daily
+
+CURATION_BY_DAY = ["documents", "filtered_documents", "scrubbed_documents", "signatures", "chunks"]
+MODEL = ["corpus_snapshot", "evaluation_suites", "sft_dataset", "tokenizer", "base_model", "sft_checkpoint", "candidate_model"]
+INDEX = ["vector_index", "retrieval_report"]
+GATE = ["eval_report", "promotion_decision"]
+ROLLOUT = ["release", "deployed_endpoint"]
+CARDS = ["data_card", "model_card", "audit_log"]
+MONITORING = ["interactions", "drift_report", "quality_report", "usage_report"]
+
+daily_curation = dg.define_asset_job(
+    "daily_curation",
+    selection=dg.AssetSelection.key_prefixes("raw") | dg.AssetSelection.assets(*CURATION_BY_DAY),
+    partitions_def=daily,
+    description="One day from raw files to clean, PII-free, signed documents and chunks.",
+    tags={"dagster/max_retries": "1"},
+)
+retrain = dg.define_asset_job(
+    "retrain",
+    selection=dg.AssetSelection.assets(*MODEL, *INDEX, *GATE, *ROLLOUT, *CARDS),
+    description="Snapshot, dataset, training, evaluation, gate, release and rollout; what did not change is reused.",
+    tags={"dagster/max_retries": "1"},
+)
+deploy = dg.define_asset_job(
+    "deploy",
+    selection=dg.AssetSelection.assets(*ROLLOUT, "audit_log"),
+    description="Make a release of what is newest and move traffic to it.",
+)
+refresh_index = dg.define_asset_job(
+    "refresh_index",
+    selection=dg.AssetSelection.assets(*INDEX),
+    description="A new generation of the vector index over all days of chunks.",
+)
+monitoring_daily = dg.define_asset_job(
+    "monitoring_daily",
+    selection=dg.AssetSelection.assets(*MONITORING),
+    partitions_def=daily,
+    description="One day of the endpoint's log: interactions, drift, quality, usage.",
+    tags={"dagster/max_retries": "1"},
+)
+describe = dg.define_asset_job(
+    "describe",
+    selection=dg.AssetSelection.assets(*CARDS),
+    description="Data card, model card and audit log.",
+)
+
+jobs = [daily_curation, retrain, deploy, refresh_index, monitoring_daily, describe]

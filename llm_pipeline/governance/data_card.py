@@ -1,0 +1,100 @@
+"""The data card of a corpus snapshot: where its text is from, under which licences, and what was taken out by which rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llm_pipeline.governance.cards import Card, Section, mapping_rows
+from llm_pipeline.store import Artifact, Home
+
+KIND = "data_card"
+_LEDGERS = ("documents_ledger", "filtered_ledger", "scrubbed_ledger")
+
+
+def build_data_card(home: Home) -> Artifact:
+    """The card of the newest corpus snapshot, as `data_card.md` and `data_card.html`."""
+    snapshot = home.artifacts.named("corpus_snapshot")
+    days = _days(snapshot)
+    versions = {table: {day: home.lake.version(table, day) for day in days if day in home.lake.days(table)} for table in _LEDGERS}
+
+    def make(folder: Path) -> dict[str, Any]:
+        card, info = data_card(home, snapshot, days)
+        card.write(folder, KIND)
+        return info
+
+    return home.artifacts.build(KIND, {"snapshot": snapshot.id, "ledgers": versions}, make)
+
+
+def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card, dict[str, Any]]:
+    documents = pq.read_table(snapshot.file("documents.parquet"), columns=["source", "licence", "language", "kind", "day"]).to_pylist()
+    clusters = pq.read_table(snapshot.file("clusters.parquet"), columns=["reason"])["reason"].to_pylist()
+    groups = Counter((row["source"], row["licence"], row["kind"]) for row in documents)
+    languages = Counter(str(row["language"]) for row in documents)
+    ledger = _ledger(home, days)
+    removed = {reason: count for reason, count in Counter(clusters).most_common() if reason != "kept"}
+    sections = [
+        Section(
+            "What it is",
+            [
+                f"Corpus snapshot {snapshot.id}: {len(documents):,} documents of {len(days)} days, from {days[0]} to {days[-1]}."
+                if days
+                else f"Corpus snapshot {snapshot.id}: no documents."
+            ],
+            mapping_rows(dict(snapshot.inputs), "input", "value"),
+        ),
+        Section(
+            "Sources and licences",
+            rows=[{"source": s, "licence": lic, "kind": k, "documents": n} for (s, lic, k), n in sorted(groups.items(), key=_by_text)],
+        ),
+        Section("Languages", rows=[{"language": name, "documents": n} for name, n in languages.most_common()]),
+        Section(
+            "Removed, quarantined and changed before the snapshot",
+            ["Every record that a rule touched on these days, by reason code; private values are never kept."],
+            [
+                {"stage": stage, "rule": rule, "action": action, "records": n}
+                for (stage, rule, action), n in sorted(ledger.items(), key=_by_text)
+            ],
+        ),
+        Section(
+            "Left out of the snapshot",
+            ["Duplicates of a kept document, and documents that contain an evaluation question."],
+            [{"reason": reason, "documents": n} for reason, n in removed.items()],
+        ),
+        Section(
+            "Limits",
+            [
+                "Personal data is found by patterns and validators: names and free-form addresses without such a form may remain.",
+                "Language and quality scores are those of small models; see the ledgers for what each rule decided.",
+            ],
+        ),
+    ]
+    info = {
+        "documents": len(documents),
+        "days": len(days),
+        "sources": len({row["source"] for row in documents}),
+        "left_out": sum(removed.values()),
+    }
+    return Card("Data card", sections), info
+
+
+def _by_text(item: tuple[tuple[Any, ...], int]) -> tuple[str, ...]:
+    return tuple(map(str, item[0]))
+
+
+def _days(snapshot: Artifact) -> list[str]:
+    return sorted({str(day) for day in pq.read_table(snapshot.file("clusters.parquet"), columns=["day"])["day"].to_pylist()})
+
+
+def _ledger(home: Home, days: Sequence[str]) -> Counter[tuple[str, str, str]]:
+    found: Counter[tuple[str, str, str]] = Counter()
+    for table in _LEDGERS:
+        there = [day for day in home.lake.days(table) if day in set(days)]
+        if there:
+            rows = home.lake.read(table, there, ["stage", "rule", "action"]).to_pylist()
+            found.update((str(row["stage"]), str(row["rule"]), str(row["action"])) for row in rows)
+    return found
