@@ -1,0 +1,54 @@
+"""What happens to each kind of personal data; shipped as `data/policies/pii.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from llm_pipeline.config import load
+from llm_pipeline.errors import ConfigError, near
+from llm_pipeline.paths import DATA
+from llm_pipeline.store import content_hash
+
+ENTITIES = (
+    "EMAIL PHONE CREDIT_CARD IBAN US_SSN UK_NINO UK_NHS PASSPORT IP_ADDRESS MAC_ADDRESS URL_CREDENTIALS CRYPTO_WALLET API_KEY "
+    "DATE_OF_BIRTH STREET_ADDRESS PERSON BANK_ACCOUNT"
+).split()
+Mode = Literal["placeholder", "mask", "drop", "keep"]
+
+
+@dataclass(frozen=True)
+class PiiPolicy:
+    """`placeholder` writes `[EMAIL]`, `mask` one `*` per letter or digit, `drop` nothing, `keep` does not look for the type."""
+
+    default: Mode = "placeholder"
+    modes: Mapping[str, Mode] = field(default_factory=dict)
+    """Entity type to mode, where it differs from the default."""
+    minimum_score: float = 0.5
+    """Spans below are left alone; a checksum gives 1, a shape with context about 0.8, a shape alone 0.5 to 0.7."""
+    phone_regions: tuple[str, ...] = ("US", "GB")
+    """Countries whose national phone numbers (without +) count."""
+    name_locales: tuple[str, ...] = ("en_US", "en_GB")
+    """Faker locales whose name lists make up the gazetteer."""
+    never_names: tuple[str, ...] = ()
+    """Capitalised words of the domain that are no part of a person's name."""
+    allow: tuple[str, ...] = ()
+    """Exact texts that are public, such as the company's own hotline."""
+
+    def __post_init__(self) -> None:
+        for entity in self.modes:
+            if entity not in ENTITIES:
+                raise ConfigError(f"PII policy: unknown entity {entity!r}{near(entity, ENTITIES)}")
+
+    @property
+    def id(self) -> str:
+        return content_hash(asdict(self))
+
+    def mode(self, entity: str) -> Mode:
+        return self.modes.get(entity, self.default)
+
+
+def load_policy(path: Path = DATA / "policies" / "pii.yaml") -> PiiPolicy:
+    return load(PiiPolicy, path)
