@@ -133,7 +133,12 @@ def train_base(recipe: BaseRecipe, prose: Sequence[str], work: Path, *, resume: 
         }
         | options
     )
-    trainer = _PracticeTrainer(model=build_model(recipe, tokenizer), args=arguments, train_dataset=PracticeBlocks(recipe, tokenizer, prose), processing_class=tokenizer)
+    trainer = _PracticeTrainer(
+        model=build_model(recipe, tokenizer),
+        args=arguments,
+        train_dataset=PracticeBlocks(recipe, tokenizer, prose),
+        processing_class=tokenizer,
+    )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 

@@ -85,5 +85,6 @@ class Collator:
         longest = max(len(feature["input_ids"]) for feature in features)
         fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0}
         return {
-            key: torch.tensor([[*feature[key], *[value] * (longest - len(feature[key]))] for feature in features]) for key, value in fill.items()
+            key: torch.tensor([[*feature[key], *[value] * (longest - len(feature[key]))] for feature in features])
+            for key, value in fill.items()
         }

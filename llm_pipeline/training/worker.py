@@ -10,7 +10,6 @@ it stands in `work/status.json`, since launchers replace exit codes.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import json
 import os
@@ -20,7 +19,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,10 @@ from typing import Any
 from llm_pipeline.config import load
 from llm_pipeline.errors import PipelineError
 from llm_pipeline.store import read_jsonl, write_atomically
-from llm_pipeline.training.checkpoints import last_complete, remove_incomplete, seal, step_of
+from llm_pipeline.training.checkpoints import last_complete, remove_incomplete, step_of
 from llm_pipeline.training.data import Collator, columns, encode_all, pack
+from llm_pipeline.training.interrupt import EX_TEMPFAIL, Interrupt, Report, signal_on_parent_death
 from llm_pipeline.training.recipe import SftRecipe, deepspeed_config
-
-EX_TEMPFAIL = 75
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -50,33 +47,17 @@ class Job:
         write_atomically(self.out / "status.json", json.dumps({"state": state, **details}))
 
 
-class Interrupt:
-    """Remembers that a signal asked the run to stop; the step loop looks at `asked` between two steps."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent process ends, so that no kill of it leaves a trainer behind (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-        if os.getppid() == 1:
-            raise SystemExit(EX_TEMPFAIL)
-
-
 def reporter(out: Path, pipes: Any) -> Report:
     def report(message: dict[str, Any]) -> None:
         with (out / "progress.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(message) + "\n")
         if pipes is not None:
             pipes.report_custom_message(message)
-        print(" ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in message.items()), file=sys.stderr, flush=True)
+        print(
+            " ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in message.items()),
+            file=sys.stderr,
+            flush=True,
+        )
 
     return report
 
@@ -88,12 +69,23 @@ def make_trainer(job: Job, report: Report, interrupt: Interrupt) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
+    from llm_pipeline.training.watch import Watch
+
     recipe = job.recipe
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     examples, too_long = encode_all(read_jsonl(job.data), tokenizer, recipe.max_length)
     rows = pack(examples, recipe.max_length, recipe.seed)
     tokens = sum(len(example.tokens) for example in examples)
-    report({"event": "data", "examples": len(examples), "too_long": too_long, "rows": len(rows), "tokens": tokens, "fill": tokens / len(rows) / recipe.max_length})
+    report(
+        {
+            "event": "data",
+            "examples": len(examples),
+            "too_long": too_long,
+            "rows": len(rows),
+            "tokens": tokens,
+            "fill": tokens / len(rows) / recipe.max_length,
+        }
+    )
     steps_per_epoch = -(-len(rows) // recipe.batch_size)
     steps = recipe.max_steps or max(1, round(recipe.epochs * steps_per_epoch))
     arguments = SFTConfig(
@@ -142,7 +134,7 @@ def make_trainer(job: Job, report: Report, interrupt: Interrupt) -> Any:
         data_collator=Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id),
         peft_config=lora,
     )
-    trainer.add_callback(make_callback(job, report, interrupt, tokens / len(rows) * recipe.batch_size))
+    trainer.add_callback(Watch(report, interrupt, tokens / len(rows) * recipe.batch_size))
     return trainer
 
 
@@ -155,57 +147,6 @@ def _validation(job: Job, tokenizer: Any) -> Any:
     chosen = random.Random(job.recipe.seed).sample(rows, min(len(rows), job.recipe.evaluation_rows))
     examples, _ = encode_all(chosen, tokenizer, job.recipe.max_length)
     return Dataset.from_list([columns(row) for row in pack(examples, job.recipe.max_length, job.recipe.seed)])
-
-
-def make_callback(job: Job, report: Report, interrupt: Interrupt, tokens_per_step: float) -> Any:
-    import torch
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        """Reports progress, seals checkpoints, and stops the run between two steps when a signal asked for it."""
-
-        def __init__(self) -> None:
-            self.started, self.first = 0.0, 0
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.started, self.first = time.monotonic(), state.global_step
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            asked = torch.tensor(int(interrupt.asked))
-            if args.world_size > 1:
-                torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            if asked.item() and state.global_step < state.max_steps:
-                interrupt.asked = control.should_save = control.should_training_stop = True
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if args.world_size > 1:
-                torch.distributed.barrier()
-            if args.process_index == 0:
-                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-                report({"event": "checkpoint", "step": state.global_step})
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if args.process_index or not logs or "loss" not in logs:
-                return
-            seconds = time.monotonic() - self.started
-            done = state.global_step - self.first
-            report(
-                {
-                    "event": "progress",
-                    "step": state.global_step,
-                    "steps": state.max_steps,
-                    "epoch": round(float(state.epoch or 0), 3),
-                    "loss": float(logs["loss"]),
-                    "learning_rate": float(logs["learning_rate"]),
-                    "grad_norm": float(logs.get("grad_norm", 0.0)),
-                    "token_accuracy": float(logs.get("mean_token_accuracy", 0.0)),
-                    "tokens_per_second": done * tokens_per_step / seconds,
-                    "eta_seconds": (state.max_steps - state.global_step) * seconds / max(1, done),
-                    "seconds": seconds,
-                }
-            )
-
-    return Watch()
 
 
 def run(job: Job, report: Report, interrupt: Interrupt, main: bool) -> bool:
@@ -245,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation", type=Path)
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by the DeepSpeed launcher")
     options = parser.parse_args(arguments)
-    die_with_parent()
+    signal_on_parent_death(signal.SIGTERM)
     rank = int(os.environ.get("RANK", "0"))
     job = Job(load(SftRecipe, options.recipe), options.data, options.validation, options.base, options.out)
     job.out.mkdir(parents=True, exist_ok=True)
