@@ -151,6 +151,10 @@ class Artifacts:
         except FileNotFoundError:
             raise MissingError(f"no {name} {kind} under {self.root}: materialise the asset `{kind}` first") from None
 
+    def latest(self) -> dict[str, str]:
+        """The id that `latest` names, by kind."""
+        return {ref.parent.name: ref.read_text() for ref in sorted(self.root.glob("*/latest.ref"))}
+
     def has(self, kind: str, name: str = "latest") -> bool:
         return (self.root / kind / f"{name}.ref").exists()
 

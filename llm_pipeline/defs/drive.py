@@ -11,14 +11,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
 from llm_pipeline.paths import DATA, PROJECT
-from llm_pipeline.store import Home, content_hash, file_hash, write_atomically
+from llm_pipeline.store import Artifacts, Home, content_hash, file_hash, write_atomically
 
 Say = Callable[[str], None]
 """Receives one line about what is going on: an asset that starts, is done, or reports from inside."""
@@ -46,38 +45,36 @@ class Driver:
         os.environ["LLM_PIPELINE_HOME"] = str(home.root)
         self.definitions, self.home, self.say = definitions, home, say
         self.instance = dg.DagsterInstance.get()
-        self.seconds: dict[str, float] = {}
         self.skipped: list[str] = []
         self._state_file = home.root / "demo_state.json"
-        self._done: dict[str, str] = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
+        self._done: dict[str, Any] = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
         self._chain = content_hash(code_version(), *[file_hash(p) for p in [home.root / "sources.yaml"] if p.exists()])
 
-    def step(self, name: str, action: Callable[[], None], *, inputs: Any = None) -> bool:
-        """Do `action` unless this very step succeeded before; say so; True when it was done."""
+    def step(self, name: str, action: Callable[[], Any], *, inputs: Any = None) -> Any:
+        """Do `action` unless this very step succeeded before, and return its outcome (plain data), remembered or new."""
         self._chain = content_hash(self._chain, name, inputs)
-        if self._done.get(name) == self._chain:
+        if self._done.get(name, {}).get("fingerprint") == self._chain:
             self.skipped.append(name)
             self.say(f"{name}: unchanged, skipped")
-            return False
+            return self._done[name]["outcome"]
         started = time.monotonic()
-        action()
-        self.seconds[name] = round(time.monotonic() - started, 1)
-        self._done[name] = self._chain
+        outcome = action()
+        self._done[name] = {"fingerprint": self._chain, "outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
         write_atomically(self._state_file, json.dumps(self._done, indent=1))
-        return True
+        return outcome
 
-    def job(self, name: str, *, day: str | None = None, config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None) -> bool:
-        """Run a job as a step; a failure raises the error of the asset that failed."""
-        label = f"{name} {day}" if day else name
-        return self.step(label, lambda: self._execute(name, day, config, tags), inputs=config)
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each step took when it last ran."""
+        return {name: step["seconds"] for name, step in self._done.items()}
 
-    def assets(self, name: str, keys: Sequence[str], *, config: Mapping[str, Any] | None = None) -> bool:
-        """Materialise some unpartitioned assets as a step, each by its key."""
-        selection = [dg.AssetKey(key) for key in keys]
-        return self.step(name, lambda: self._execute("__ASSET_JOB", None, config, None, selection), inputs=config)
+    def job(self, job: str, *, name: str | None = None, day: str | None = None, config: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """Run a job as a step; a failure raises the error of the asset that failed. The outcome: artefact ids by kind."""
+        label = name or (f"{job} {day}" if day else job)
+        return self.step(label, lambda: self._execute(job, day, config), inputs=config)
 
-    def tick(self, sensor: str) -> list[dg.RunRequest]:
-        """Evaluate a sensor once with its stored cursor, as the daemon does, and return the runs that it asks for."""
+    def tick(self, sensor: str) -> list[dict[str, Any]]:
+        """Evaluate a sensor once with its stored cursor, as the daemon does; the runs that it asks for: job, run_key, config."""
         definition = self.definitions.get_repository_def().get_sensor_def(sensor)
         cursor_file = self.home.root / "dagster" / f"{sensor}.cursor"
         cursor = cursor_file.read_text() if cursor_file.exists() else None
@@ -89,21 +86,19 @@ class Driver:
             self.say(f"sensor {sensor}: requests {request.job_name} ({request.run_key})")
         if not result.run_requests:
             self.say(f"sensor {sensor}: {result.skip_message or 'nothing new'}")
-        return list(result.run_requests or [])
+        return [
+            {"job": r.job_name or definition.job_name, "run_key": r.run_key, "config": dict(r.run_config)}
+            for r in result.run_requests or []
+        ]
 
-    def _execute(
-        self,
-        job: str,
-        day: str | None,
-        config: Mapping[str, Any] | None,
-        tags: Mapping[str, str] | None,
-        selection: Sequence[dg.AssetKey] | None = None,
-    ) -> None:
+    def _execute(self, job: str, day: str | None, config: Mapping[str, Any] | None) -> dict[str, str]:
+        """Run the job; the outcome is the id of the latest artefact of every kind after it."""
         run_id = str(uuid.uuid4())
         self.instance.add_event_listener(run_id, self._report)
         self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, run_id=run_id, partition_key=day, run_config=config, tags=tags, asset_selection=selection
+            instance=self.instance, run_id=run_id, partition_key=day, run_config=config
         )
+        return self.home.artifacts.latest() | {"vector_index": identity for identity in Artifacts(self.home.indexes).latest().values()}
 
     def _report(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
