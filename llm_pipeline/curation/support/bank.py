@@ -101,8 +101,8 @@ def slug(name: str) -> str:
 
 
 def article_uri(name: str) -> str:
-    """Where the article about a product (or with a slug) is: the `relevant` entry of a question about it."""
-    return f"support://articles/{slug(name)}"
+    """Where the article about a product (or with a slug) is, the same every day: the `relevant` entry of a question about it."""
+    return f"articles/{slug(name)}.md"
 
 
 def bank(config: SupportConfig, day: str) -> World:

@@ -6,11 +6,12 @@ import html
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from llm_pipeline.curation.support import pii, prose
 from llm_pipeline.curation.support.bank import SupportConfig, absent_facts, bank
 from llm_pipeline.curation.support.pii import Pii
-from llm_pipeline.curation.support.world import Fact
+from llm_pipeline.curation.support.world import Fact, World
 
 REFUSAL_SHARE = 0.05
 """Share of the questions in conversations about what the product does not have."""
@@ -115,9 +116,10 @@ def page(doc: Doc, r: random.Random, uri: str) -> str:
     """The HTML of a web page: the document's prose between navigation, cookie banner and footer."""
     menu = "".join(f'<li><a href="/{name.lower()}">{name}</a></li>' for name in r.sample(prose.MENU, 8))
     body = "".join(f"<p>{html.escape(text, quote=False)}</p>\n" for text in doc.paragraphs)
-    article = f"<main><article><h1>{html.escape(doc.title)}</h1>\n{body}{doc.hidden}</article></main>\n" if doc.paragraphs else ""
+    title = html.escape(doc.title or "Menu")
+    article = f"<main><article><h1>{title}</h1>\n{body}{doc.hidden}</article></main>\n" if doc.paragraphs else ""
     return (
-        f'<!DOCTYPE html>\n<html lang="{doc.language or "en"}"><head><meta charset="utf-8"><title>{html.escape(doc.title or "Menu")}</title>'
+        f'<!DOCTYPE html>\n<html lang="{doc.language or "en"}"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<link rel="canonical" href="{uri}"><script>var visits = {r.randint(1, 999)};</script></head>\n<body>\n'
         f'<header><nav><ul>{menu}</ul></nav></header>\n<div class="cookie-banner">{r.choice(prose.COOKIES)}</div>\n'
         f'{article}<aside class="sidebar"><ul>{menu}</ul></aside>\n<footer>{r.choice(prose.FOOTERS)}</footer>\n</body></html>\n'
@@ -127,12 +129,15 @@ def page(doc: Doc, r: random.Random, uri: str) -> str:
 def _question_turn(config: SupportConfig, day: str, i: int, k: int, r: random.Random) -> tuple[str, str]:
     """A question and its bare answer; the facts are dealt out in turn so that none is rare."""
     world = bank(config, day)
-    absent = absent_facts(world)
-    if absent and r.random() < REFUSAL_SHARE:
-        fact = r.choice(absent)
-    else:
-        fact = _dealt(world.facts, config, day, 4 * i + k)
+    absent = _absent(world)
+    refused = r.random() < REFUSAL_SHARE and absent
+    fact = r.choice(absent) if refused else _dealt(world.facts, config, day, 4 * i + k)
     return r.choice(prose.GREETINGS) + fact.ask(r) + r.choice(prose.ENDINGS), fact.value
+
+
+@lru_cache(maxsize=8)
+def _absent(world: World) -> tuple[Fact, ...]:
+    return absent_facts(world)
 
 
 def _dealt(facts: Sequence[Fact], config: SupportConfig, day: str, n: int) -> Fact:

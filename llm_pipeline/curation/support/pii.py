@@ -22,7 +22,7 @@ CONTEXTS: Mapping[str, Sequence[str]] = {
     "CREDIT_CARD": ("My card number is {}.", "The credit card is {}.", "I paid with card {}."),
     "IBAN": ("My IBAN is {}.", "Please send it to the account {}.", "The transfer went to IBAN {}."),
     "US_SSN": ("My social security number is {}.", "My SSN is {}.", "The SSN on the form is {}."),
-    "ADDRESS": ("I live at {}.", "My address is {}.", "Please send the letter to {}."),
+    "STREET_ADDRESS": ("I live at {}.", "My address is {}.", "Please send the letter to {}."),
     "DATE_OF_BIRTH": ("I was born on {}.", "My date of birth is {}.", "DOB: {}.", "Mein Geburtsdatum ist der {}."),
     "IP_ADDRESS": ("My IP address is {}.", "The login came from {}.", "I see a session from IP {}."),
     "URL_CREDENTIALS": (
@@ -35,7 +35,7 @@ CONTEXTS: Mapping[str, Sequence[str]] = {
     "UK_NINO": ("My national insurance number is {}.", "My NINO is {}.", "The NI number is {}."),
     "UK_NHS": ("My NHS number is {}.", "The NHS number on the letter is {}."),
     "MAC_ADDRESS": ("The MAC address of my phone is {}.", "My router shows the MAC {}."),
-    "CRYPTO": ("My bitcoin wallet is {}.", "Please refund to the BTC address {}.", "The crypto wallet {} is mine."),
+    "CRYPTO_WALLET": ("My bitcoin wallet is {}.", "Please refund to the BTC address {}.", "The crypto wallet {} is mine."),
 }
 FOREIGN_CONTEXTS: Mapping[str, Mapping[str, str]] = {
     "de": {
@@ -94,7 +94,7 @@ def _makers(fake: Faker, r: random.Random) -> dict[str, Callable[[], str]]:
         "CREDIT_CARD": lambda: _grouped(r, fake.credit_card_number(r.choice(("visa16", "mastercard", "discover"))), 4, ("", " ", "-")),
         "IBAN": lambda: _grouped(r, fake.iban(), 4, ("", " ")),
         "US_SSN": lambda: _ssn(r),
-        "ADDRESS": lambda: str(fake.address()).replace("\n", ", "),
+        "STREET_ADDRESS": lambda: str(fake.address()).replace("\n", ", "),
         "DATE_OF_BIRTH": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).strftime(
             r.choice(("%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d %B %Y"))
         ),
@@ -105,7 +105,7 @@ def _makers(fake: Faker, r: random.Random) -> dict[str, Callable[[], str]]:
         "UK_NINO": lambda: _nino(r),
         "UK_NHS": lambda: _nhs(r),
         "MAC_ADDRESS": lambda: r.choice((str.upper, str.lower))(fake.mac_address()).replace(":", r.choice(":-")),
-        "CRYPTO": lambda: _bitcoin(r),
+        "CRYPTO_WALLET": lambda: _bitcoin(r),
     }
 
 

@@ -159,9 +159,7 @@ class Broken:
 def broken_files(config: SupportConfig, day: str) -> tuple[Broken, ...]:
     """A truncated archive, one with a wrong encoding, one with NUL bytes, and an empty one."""
     r = config.random("broken", day)
-    rows = [
-        {"id": f"x-{day}-{i}", "messages": [{"role": "customer", "content": prose.paragraph(r, prose.SMALL_TALK, 3)}]} for i in range(40)
-    ]
+    rows = [{"id": f"x-{day}-{i}", "messages": _late_turn(r)} for i in range(40)]
     archive = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0)
     said = f"Café menu of the {r.choice(prose.SLOTS['role'])}: crème brûlée for 4 € – naïve, but fine"
     text = f"{said}. {prose.paragraph(r, prose.NOTE_SENTENCES, 4)}"
@@ -172,6 +170,11 @@ def broken_files(config: SupportConfig, day: str) -> tuple[Broken, ...]:
         Broken(f"notes/n-{day}-nul.txt", damaged[:40] + b"\0" * 64 + r.randbytes(120) + b"\0" * 32, "quarantine"),
         Broken(f"notes/n-{day}-empty.txt", b"", "quarantine"),
     )
+
+
+def _late_turn(r: random.Random) -> list[dict[str, str]]:
+    said, answered = prose.paragraph(r, prose.SMALL_TALK, 3), prose.paragraph(r, prose.AGENT_TALK, 2)
+    return [{"role": "customer", "content": said}, {"role": "agent", "content": answered}]
 
 
 def originals(config: SupportConfig, day: str, kind: str, plain: int, r: random.Random) -> Doc:

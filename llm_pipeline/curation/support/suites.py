@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_pipeline.curation.support.bank import SupportConfig, absent_facts, article_uri, bank, shifted_facts
 from llm_pipeline.curation.support.world import HELD_OUT_QUESTIONS, REFUSAL, Fact
-from llm_pipeline.store import write_jsonl
+from llm_pipeline.store import read_jsonl, write_jsonl
 
 UNANSWERABLE = 40
 
@@ -57,6 +57,4 @@ def _phrasings(fact: Fact, n: int, r: random.Random) -> list[str]:
 
 
 def _same(path: Path, rows: Sequence[dict[str, Any]]) -> bool:
-    from llm_pipeline.store import read_jsonl
-
     return read_jsonl(path) == list(rows)

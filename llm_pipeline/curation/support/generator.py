@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ from llm_pipeline.curation.support import documents, plants
 from llm_pipeline.curation.support.bank import SupportConfig, articles_of
 from llm_pipeline.curation.support.documents import Doc
 from llm_pipeline.curation.support.plants import Broken, Pair
-from llm_pipeline.store import write_atomically
+from llm_pipeline.curation.support.suites import write_suites
+
+__all__ = ["SHARES", "Day", "SupportConfig", "counts", "generate_day", "make_day", "write_suites"]
 
 # Shares of a day's documents; plain notes fill up what remains.
 SHARES = {
@@ -180,5 +183,10 @@ def _truth(day: str, made: Day) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+    """Replace `path` in one step unless it is right already. Not flushed to the disk: what a crash loses is made again."""
+    if path.exists() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_bytes(content)
+    os.replace(staging, path)
