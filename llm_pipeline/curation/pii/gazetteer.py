@@ -10,10 +10,10 @@ from importlib import import_module
 from llm_pipeline.errors import ConfigError
 
 # English words that some locale has as a name: alone they prove nothing.
-_WORDS = frozenset(
+_WORDS = (
     "a an and as at be by can do for go he her his i if in is it may me my no of on or our she so the their this to up us was we will you "
     "april august bank best call card case cash chance dear hello hi good great day fee free home hope june joy law mark may new price "
-    "rich rose sales sunny thanks thank van von young your street road avenue lane drive close court way".split()
+    "rich rose sales sunny thanks thank van von young your street road avenue lane drive close court way"
 )
 
 
@@ -32,7 +32,7 @@ def names(locales: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
                 first.update(_words(getattr(provider, attribute)))
             elif attribute.startswith("last_names"):
                 last.update(_words(getattr(provider, attribute)))
-    return frozenset(first - _WORDS), frozenset(last - _WORDS)
+    return frozenset(first.difference(_WORDS.split())), frozenset(last.difference(_WORDS.split()))
 
 
 def _words(listed: object) -> set[str]:

@@ -15,13 +15,15 @@ _FULL = re.compile(
     rf"(?<![\w'’\[@/.-]){_NAME}(?: (?:[{_UPPER}]\.|(?:van|von|de|da|di|del|der|den|la|le|el|bin|al|ter)\b|{_NAME}))+(?![\w@])"
 )
 _TITLE = re.compile(
-    rf"(?<!\w)(?i:mr|mrs|ms|miss|mx|dr|prof|professor|sir|herr|frau|madame|monsieur|señora?|sig\.?ra)\b\.? (?P<v>{_NAME}(?: {_NAME}){{0,2}})"
+    rf"(?<!\w)(?i:mr|mrs|ms|miss|mx|dr|prof|professor|sir|herr|frau|madame|monsieur|señora?|sig\.?ra)\b\.? "
+    rf"(?P<v>{_NAME}(?: {_NAME}){{0,2}})"
 )
 _INTRODUCTION = re.compile(
     r"(?i:\b(?:my (?:full )?name is|my name's|name on (?:the|my) \w+ is|(?:full|first|last|customer|holder|account) ?name|name|i am called|"
     r"je m'appelle|ich heiße|mein name ist|me llamo|mi nombre es|mi chiamo|"
-    r"account holder|holder|beneficiary|payee|speak (?:to|with)|spoke (?:to|with)|speaking (?:to|with)|signed(?: by)?|on behalf of|addressed to|belongs to)\b(?: is)?)"
-    rf"(?: is|:|,| -)? ?(?P<v>[^\W\d_][^\W\d_]*(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,2}})"
+    r"account holder|holder|beneficiary|payee|speak (?:to|with)|spoke (?:to|with)|speaking (?:to|with)|"
+    r"signed(?: by)?|on behalf of|addressed to|belongs to)\b(?: is)?)"
+    r"(?: is|:|,| -)? ?(?P<v>[^\W\d_][^\W\d_]*(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){0,2})"
 )
 _GREETING = re.compile(
     rf"(?<!\w)(?i:hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best wishes|best|yours|this is|i am|i'm|it's|its|ask for|attn|contact|from|customer|for|of|to|by|with|wife|husband|partner|daughter|son|colleague|manager)\b[,:]?[ \n]+(?P<v>{_NAME}(?: {_NAME})?)(?=\s*(?:[,.!?;:\n)]|$| here\b| speaking\b| from\b| and\b| called\b| at\b))"

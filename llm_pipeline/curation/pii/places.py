@@ -11,12 +11,16 @@ Found = tuple[int, int, float]
 AddressRule = tuple[str, tuple[str, ...], Callable[[str], Iterator[Found]]]
 _CITY = r"(?:St\. )?[A-ZÀ-Þ][\w'’-]+(?:[ -](?:[A-ZÀ-Þ][\w'’-]+|am|an|der|de|la|upon|on|sur)){0,3}"
 _UK = r"[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}\b"
-_TAIL = rf"(?:(?:,\s*|\s+)(?:{_CITY},?\s+)?(?:[A-Z]{{2}},?\s+[0-9]{{5}}(?:-[0-9]{{4}})?\b|{_UK}|[0-9]{{5}}\b)|(?:,\s*{_CITY}){{1,2}},?\s+(?:{_UK}|[A-Z]{{2}}\s[0-9]{{5}}(?:-[0-9]{{4}})?\b))"
+_TAIL = (
+    rf"(?:(?:,\s*|\s+)(?:{_CITY},?\s+)?(?:[A-Z]{{2}},?\s+[0-9]{{5}}(?:-[0-9]{{4}})?\b|{_UK}|[0-9]{{5}}\b)"
+    rf"|(?:,\s*{_CITY}){{1,2}},?\s+(?:{_UK}|[A-Z]{{2}}\s[0-9]{{5}}(?:-[0-9]{{4}})?\b))"
+)
 _FLAT = r"(?:Flat|Apt\.?|Apartment|Unit|Suite|Studio|Ste\.?|#|No\.) ?[0-9]{1,5}[A-Za-z]?"
 _NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,4})?"
-_STRONG = frozenset("street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews".split())
+_STRONG = "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews"
 _LIVING = re.compile(
-    r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered|send|sent|ship|mail|mailed|post|located|house|home is)\b",
+    r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered"
+    r"|send|sent|ship|mail|mailed|post|located|house|home is)\b",
     re.I,
 )
 
@@ -30,7 +34,8 @@ def address_rules() -> list[AddressRule]:
     )
     post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo) ?[0-9A-Z]*\b)?(?:(?: ?,\s*{_CITY})?,?\s+[0-9]{{5}}\b(?: {_CITY})?)?"
     german = re.compile(
-        rf"(?<![\w-])[A-ZÄÖÜ][\wäöüß.-]*(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|(?:-| )(?:Straße|Str\.|Weg|Platz|Allee|Gasse|Ring)) "
+        rf"(?<![\w-])[A-ZÄÖÜ][\wäöüß.-]*(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer"
+        rf"|(?:-| )(?:Straße|Str\.|Weg|Platz|Allee|Gasse|Ring)) "
         rf"[0-9]{{1,4}}(?:[a-z]|[/-][0-9]+)?\b{post}"
     )
     french = re.compile(
@@ -77,7 +82,7 @@ def _all(pattern: re.Pattern[str], text: str, score: float) -> Iterator[Found]:
 def _english(pattern: re.Pattern[str], text: str) -> Iterator[Found]:
     """A common suffix (Street) counts alone; a rare one (Spurs) with a flat, a postcode, or words of living near it."""
     for match in pattern.finditer(text):
-        certain = match["suffix"].lower().rstrip(".") in _STRONG or match["flat"] or match["tail"]
+        certain = match["suffix"].lower().rstrip(".") in _STRONG.split() or match["flat"] or match["tail"]
         if certain:
             yield match.start(), match.end(), 0.9
         elif _LIVING.search(text, max(0, match.start() - 60), match.start()):

@@ -12,10 +12,11 @@ from llm_pipeline.errors import ConfigError, near
 from llm_pipeline.paths import DATA
 from llm_pipeline.store import content_hash
 
-ENTITIES = (
+_ENTITIES = (
     "EMAIL PHONE CREDIT_CARD IBAN US_SSN UK_NINO UK_NHS PASSPORT IP_ADDRESS MAC_ADDRESS URL_CREDENTIALS CRYPTO_WALLET API_KEY "
     "DATE_OF_BIRTH STREET_ADDRESS PERSON BANK_ACCOUNT"
-).split()
+)
+ENTITIES = tuple(_ENTITIES.split())
 Mode = Literal["placeholder", "mask", "drop", "keep"]
 
 

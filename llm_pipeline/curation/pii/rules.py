@@ -22,7 +22,8 @@ _DATE = re.compile(r"(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)[a-z]*\.?"
 _ANY_DATE = (
     rf"(?:(?:19|20)[0-9]{{2}}[-/.][0-9]{{1,2}}[-/.][0-9]{{1,2}}|[0-9]{{1,2}}[-/. ][0-9]{{1,2}}[-/. ](?:19|20)?[0-9]{{2}}"
-    rf"|[0-9]{{1,2}}(?:st|nd|rd|th)?[ -](?:of )?{_MONTH},?[ -](?:19|20)[0-9]{{2}}|{_MONTH} [0-9]{{1,2}}(?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}})"
+    rf"|[0-9]{{1,2}}(?:st|nd|rd|th)?[ -](?:of )?{_MONTH},?[ -](?:19|20)[0-9]{{2}}"
+    rf"|{_MONTH} [0-9]{{1,2}}(?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}})"
 )
 
 
@@ -154,7 +155,8 @@ def _finance() -> list[Rule]:
         _shape(
             "card",
             "CREDIT_CARD",
-            r"(?<![\w.$€£-])(?:[0-9]{4}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5}|[0-9]{12,19})(?![\w-]|\.[0-9])",
+            r"(?<![\w.$€£-])(?:[0-9]{4}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}"
+            r"|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5}|[0-9]{12,19})(?![\w-]|\.[0-9])",
             "[0-9]{4}[ -]?[0-9]{4}",
             validators.card,
             card_words,
@@ -173,7 +175,8 @@ def _finance() -> list[Rule]:
         _with_context(
             "account",
             "BANK_ACCOUNT",
-            r"(?<![\w.$€£,+-])(?:[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[ ,]+[0-9]{8})?|[0-9]{4}[ -][0-9]{4}(?:[ -][0-9]{2,4})?|[0-9]{6,17})(?![\w%]|[.,:][0-9]|-[0-9])",
+            r"(?<![\w.$€£,+-])(?:[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[ ,]+[0-9]{8})?|[0-9]{4}[ -][0-9]{4}(?:[ -][0-9]{2,4})?"
+            r"|[0-9]{6,17})(?![\w%]|[.,:][0-9]|-[0-9])",
             account,
             strong=0.85,
         ),
@@ -192,7 +195,7 @@ def _finance() -> list[Rule]:
 def _ibans(text: str) -> Iterator[Found]:
     """IBANs with or without spaces: as many characters as the country's length says; with the word IBAN near, checksum or not."""
     for match in re.finditer(r"(?i)(?<!\w)[a-z]{2}[0-9]{2}(?=[ -]?[a-z0-9])", text):
-        length = int(validators._IBAN_LENGTHS.get(match.group()[:2].upper(), 0))
+        length = validators.IBAN_LENGTHS.get(match.group()[:2].upper(), 0)
         body = re.compile(rf"[A-Za-z]{{2}}[0-9]{{2}}(?:[ -]?[A-Za-z0-9]){{{max(length - 4, 0)}}}(?!\w)").match(text, match.start())
         if not length or body is None:
             continue
