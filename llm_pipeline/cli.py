@@ -39,6 +39,29 @@ def demo(
 
 
 @app.command()
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(help="A base recipe, such as llm_pipeline/recipes/tiny_base.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model; checkpoints go to a folder beside it.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, any field of the recipe.")] = None,
+) -> None:
+    """Pretrain a base model from nothing, resuming from its last checkpoint, and write it with its model card.
+
+    Example: llm-pipeline pretrain llm_pipeline/recipes/tiny_base.yaml --out /tmp/base --set steps=200
+    """
+    from llm_pipeline.config import load
+    from llm_pipeline.curation.python_docs import doc_strings
+    from llm_pipeline.training.base import BaseRecipe, train_base
+    from llm_pipeline.training.base_card import publish_base
+
+    settings = load(BaseRecipe, recipe, overrides or ())
+    work = out.with_name(out.name + ".work")
+    trainer = train_base(settings, [doc.text for doc in doc_strings()], work, resume=any(work.glob("checkpoint-*")))
+    figures = publish_base(work / f"checkpoint-{trainer.state.global_step}", out, settings)
+    for context, accuracy in figures["reading"].items():
+        typer.echo(f"{accuracy:.2f}  {context}")
+
+
+@app.command()
 def ui(port: int = 3000, home: HomeOption = None) -> None:
     """The Dagster UI and daemon on the home folder (http://127.0.0.1:3000)."""
     from llm_pipeline.defs.drive import instance_folder
