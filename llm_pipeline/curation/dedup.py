@@ -20,6 +20,7 @@ BANDS, ROWS = 25, 5
 WINDOW = 16
 THRESHOLD = 0.7
 ESTIMATE_FLOOR = 0.58
+_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], dtype=np.uint64)
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.uint32]]
 
 
@@ -92,10 +93,10 @@ def candidates(signatures: Matrix, rows: Sequence[int]) -> list[tuple[int, int]]
 
 
 def _bucket_pairs(band: Matrix) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Pairs (a < b) of rows with an equal band at most WINDOW - 1 apart within their bucket."""
-    _, bucket = np.unique(band, axis=0, return_inverse=True)
-    order = np.argsort(bucket.ravel(), kind="stable")
-    sorted_buckets = bucket.ravel()[order]
+    """Pairs (a < b) of rows with an equal band at most WINDOW - 1 apart within their bucket (a 64-bit hash of the band)."""
+    keys = (band.astype(np.uint64) * _MIX).sum(axis=1, dtype=np.uint64)
+    order = np.argsort(keys, kind="stable")
+    sorted_buckets = keys[order]
     found = []
     for step in range(1, min(WINDOW, len(order))):
         same = np.flatnonzero(sorted_buckets[step:] == sorted_buckets[:-step])

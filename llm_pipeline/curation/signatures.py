@@ -16,7 +16,7 @@ import pyarrow as pa
 PERMUTATIONS = 128
 SHINGLE_WORDS = 5
 SEED = 1
-SIGNATURE_TYPE: pa.DataType = pa.list_(pa.uint32(), PERMUTATIONS)
+SIGNATURE_TYPE: Any = pa.list_(pa.uint32(), PERMUTATIONS)
 SCHEMA = pa.schema([("id", pa.string()), ("text_hash", pa.uint64()), ("signature", SIGNATURE_TYPE)])
 _WORD = re.compile(r"[^\W_]+")
 

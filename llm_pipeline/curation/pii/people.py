@@ -25,11 +25,13 @@ _INTRODUCTION = re.compile(
     r"signed(?: by)?|on behalf of|addressed to|belongs to)\b(?: is)?)"
     r"(?: is|:|,| -)? ?(?P<v>[^\W\d_][^\W\d_]*(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){0,2})"
 )
-_GREETING = re.compile(
-    rf"(?<!\w)(?i:hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best wishes|best|yours|this is|i am|i'm|it's|its|ask for|attn|contact|from|customer|for|of|to|by|with|wife|husband|partner|daughter|son|colleague|manager)\b[,:]?[ \n]+(?P<v>{_NAME}(?: {_NAME})?)(?=\s*(?:[,.!?;:\n)]|$| here\b| speaking\b| from\b| and\b| called\b| at\b))"
+_CUES = (
+    "hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best wishes|yours|this is|i am|i'm"
+    "|wife|husband|partner|daughter|son|ask for|attn"
 )
-_STRICT_CUES = re.compile(
-    r"(?i)(?:hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best wishes|yours|this is|i am|i'm|wife|husband|partner|daughter|son|ask for|attn)\b[,:]?[ \n]+$"
+_GREETING = re.compile(
+    rf"(?<!\w)(?i:{_CUES})\b[,:]?[ \n]+(?P<v>{_NAME}(?: {_NAME})?)"
+    r"(?=\s*(?:[,.!?;:\n)]|$| here\b| speaking\b| from\b| and\b| called\b| at\b))"
 )
 
 
@@ -46,9 +48,7 @@ def person_rules(locales: Sequence[str], never: Sequence[str]) -> list[PersonRul
         ),
         (
             "greeting",
-            (
-                r"(?i)\b(?:hi|hello|hey|dear|thank|thanks|regards|sincerely|cheers|best|yours|this|i am|i'm|ask|attn|wife|husband|partner|daughter|son)\b",
-            ),
+            (f"(?i)(?:{_CUES})",),
             judge.greeted,
         ),
     ]
@@ -114,8 +114,6 @@ class _Judge:
 
     def greeted(self, text: str) -> Iterator[Found]:
         for match in _GREETING.finditer(text):
-            if not _STRICT_CUES.search(text[max(0, match.start("v") - 24) : match.start("v")]):
-                continue
             words = match["v"].split(" ")
             if self.is_first(words[0]) and not any(word.lower() in self.never for word in words):
                 yield match.start("v"), match.start("v") + (self._listed(match["v"]) or len(words[0])), 0.7
