@@ -16,7 +16,7 @@ from llm_pipeline.errors import PipelineError
 from llm_pipeline.paths import PROJECT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of everything that is made; default $LLM_PIPELINE_HOME or .llm_pipeline.")]
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of what is made; default $LLM_PIPELINE_HOME or .llm_pipeline.")]
 
 
 def home_folder(home: Path | None) -> Path:
@@ -25,7 +25,9 @@ def home_folder(home: Path | None) -> Path:
 
 @app.command()
 def demo(
-    source: Annotated[str | None, typer.Option(help="Your own documents: a folder or file of txt, md, html, pdf, jsonl, csv, parquet, or a URI.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Your documents: folder, file or URI; txt, md, html, pdf, jsonl, csv, parquet.")
+    ] = None,
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
 ) -> None:

@@ -61,6 +61,11 @@ def _refuse_unknown_keys(cls: Any, raw: Any, where: str) -> None:
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}{near(str(key), names)}")
         for inner in (hints[key], *typing.get_args(hints[key])):
-            items = value if isinstance(value, list) else value.values() if isinstance(value, Mapping) and inner is not hints[key] else [value]
-            for item in items:
+            for item in _items(value) if inner is not hints[key] else [value]:
                 _refuse_unknown_keys(inner, item, f"{where}: {key}")
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    return [value, *value.values()] if isinstance(value, Mapping) else [value]

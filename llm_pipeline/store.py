@@ -181,7 +181,9 @@ class Lake:
         if not wanted:
             known = [path.name for path in self.root.glob("*") if path.is_dir()]
             raise MissingError(f"no days of table {table!r} in {self.root}{near(table, known)}")
-        return pa.concat_tables([self._day(table, day).to_table(columns=list(columns) if columns else None) for day in wanted], promote_options="default")
+        return pa.concat_tables(
+            [self._day(table, day).to_table(columns=list(columns) if columns else None) for day in wanted], promote_options="default"
+        )
 
     def uris(self, table: str, days: Sequence[str]) -> list[str]:
         """Where the days are, for an engine that scans Lance itself."""

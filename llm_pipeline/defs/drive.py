@@ -12,6 +12,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -98,7 +99,7 @@ class Driver:
         self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance, run_id=run_id, partition_key=day, run_config=config
         )
-        return self.home.artifacts.latest() | {"vector_index": identity for identity in Artifacts(self.home.indexes).latest().values()}
+        return self.home.artifacts.latest() | Artifacts(self.home.indexes).latest()
 
     def _report(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event

@@ -98,7 +98,12 @@ def summary_table(home: Home, summary: Mapping[str, Any]) -> Table:
             f" leaks removed {figure['decontamination_recall']:.3f}",
             made("corpus_snapshot").path,
         ),
-        ("training", short("candidate_model"), f"exact match {figure['em_base']:.2f} -> {figure['em_finetuned']:.2f}", made("candidate_model").path),
+        (
+            "training",
+            short("candidate_model"),
+            f"exact match {figure['em_base']:.2f} -> {figure['em_finetuned']:.2f}",
+            made("candidate_model").path,
+        ),
         (
             "evaluation",
             short("eval_report"),
