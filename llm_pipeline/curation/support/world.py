@@ -51,7 +51,9 @@ def _hours(r: random.Random) -> str:
 
 
 def _count(r: random.Random) -> str:
-    return f"{r.randint(2, 40)} {r.choice(('transfers', 'withdrawals', 'payments', 'points', 'cards'))} {r.choice(('per day', 'per week', 'per month', 'per year'))}"
+    number = r.randint(2, 40)
+    what = r.choice(("transfers", "withdrawals", "payments", "points", "cards"))
+    return f"{number} {what} {r.choice(('per day', 'per week', 'per month', 'per year'))}"
 
 
 def _term(r: random.Random) -> str:
