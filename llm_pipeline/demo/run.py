@@ -92,7 +92,11 @@ class Story:
         endpoint = ensure_up(self.home)
         customers = customer_messages(self.support, day, REQUESTS[self.days.index(day)])
         result = ask_all(
-            endpoint.url, endpoint.key, day, customers, progress=lambda n: self.watch.say(f"{n} of {len(customers)} questions asked")
+            endpoint.url,
+            endpoint.simulate_key,
+            day,
+            customers,
+            progress=lambda n: self.watch.say(f"{n} of {len(customers)} questions asked"),
         )
         return {"answered": result.answered, "right": result.right, "failed": result.failed}
 

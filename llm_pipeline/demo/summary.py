@@ -135,7 +135,9 @@ def _live(home: Home) -> str:
 
 def closing_words(home: Home, skipped: list[str]) -> str:
     """How to look at what was made, and a request that the endpoint answers now."""
-    endpoint = json.loads((home.endpoint / "endpoint.json").read_text())
+    from llm_pipeline.serving.client import endpoint
+
+    live = endpoint(home)
     question = json.dumps({"model": "default", "messages": [{"role": "user", "content": _example_question()}]})
     lines = [
         f"{len(skipped)} steps were unchanged and skipped." if skipped else "",
@@ -145,13 +147,14 @@ def closing_words(home: Home, skipped: list[str]) -> str:
         "MLflow UI     make mlflow   (http://127.0.0.1:5000)",
         "Stop serving  make stop",
         "Ask it        "
-        + f"curl -s {endpoint['url']}/v1/chat/completions -H 'Authorization: Bearer {endpoint['key']}' -H 'Content-Type: application/json' -d '{question}'",
+        + f"curl -s {live.url}/v1/chat/completions -H 'Authorization: Bearer {live.key}'"
+        + f" -H 'Content-Type: application/json' -d '{question}'",
     ]
     return "\n".join(line for line in lines if line)
 
 
 def _example_question() -> str:
-    from llm_pipeline.curation.support.generator import SupportConfig, bank
+    from llm_pipeline.curation.support.bank import SupportConfig, bank
 
     config = SupportConfig()
     fact = bank(config, "2026-01-14").facts[0]

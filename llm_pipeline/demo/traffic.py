@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
@@ -35,7 +35,7 @@ def ask_all(
 async def _ask_all(
     url: str, key: str, day: str, customers: Sequence[CustomerMessage], clients: int, progress: Callable[[int], None] | None
 ) -> TrafficResult:
-    midnight = datetime.fromisoformat(day).replace(tzinfo=timezone.utc)
+    midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
     waiting = iter(enumerate(customers))
     answers: list[bool | None] = []
 
@@ -67,6 +67,6 @@ async def _ask(session: aiohttp.ClientSession, url: str, key: str, at: datetime,
             if response.status != 200:
                 return None
             reply = await response.json()
-    except (aiohttp.ClientError, asyncio.TimeoutError):
+    except (TimeoutError, aiohttp.ClientError):
         return None
     return bool(reply["choices"][0]["message"]["content"].strip() == customer.answer)

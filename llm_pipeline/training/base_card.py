@@ -73,15 +73,16 @@ def _card(figures: Mapping[str, Any], recipe: BaseRecipe, note: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     return f"""# tiny_base
 
-A Llama-architecture model of {figures["parameters"] / 1e6:.1f} million parameters (bf16 safetensors) that llm_pipeline trained itself, from nothing.
+A Llama-architecture model of {figures["parameters"] / 1e6:.1f} million parameters (bf16 safetensors) that llm_pipeline trained from nothing.
 It can do one thing: read a short value out of a given context, in the chat format of its tokenizer. It knows no facts.
 
-- **Made by** `llm-pipeline pretrain llm_pipeline/recipes/tiny_base.yaml --out FOLDER`: {figures["steps"]:,} steps, {figures["tokens"] / 1e6:.0f} million tokens, seed {recipe.seed} ({versions}).
-- **Text**: random worlds of products and facts drawn afresh for every sample (`curation/support/practice.py`), {recipe.prose_share:.0%} documentation
-  strings of Python's standard library (PSF licence). No personal data, no scraped text.
+- **Made by** `llm-pipeline pretrain llm_pipeline/recipes/tiny_base.yaml --out FOLDER`: {figures["steps"]:,} steps,
+  {figures["tokens"] / 1e6:.0f} million tokens, seed {recipe.seed} ({versions}).
+- **Text**: random worlds of products and facts drawn afresh for every sample (`curation/support/practice.py`), and
+  {recipe.prose_share:.0%} documentation strings of Python's standard library (PSF licence). No personal data, no scraped text.
 - **Loss curve** in `curve.json`, every setting in `recipe.yaml`, figures in `figures.json`.
-- **Limits**: English, short contexts (up to {recipe.sequence_length} tokens in training), values that stand in the text. Anything else it answers badly: fine-tune it, or
-  name a larger model in the recipe. Licence: Apache-2.0, as the project.
+- **Limits**: English, short contexts (up to {recipe.sequence_length} tokens in training), values that stand in the text. Anything else it
+  answers badly: fine-tune it, or name a larger model in the recipe. Licence: Apache-2.0, as the project.
 {note}
 Exact match of greedy answers on 200 questions each about worlds that no training saw:
 
