@@ -1,0 +1,141 @@
+"""The few ASGI helpers that gateway and engine share: bodies with a limit, JSON and event-stream replies, noticed disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 1 << 20
+
+
+class HttpError(Exception):
+    """An answer other than 200, in OpenAI's shape."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.retry_after = status, message, code, retry_after
+
+    def body(self) -> dict[str, Any]:
+        kind = {
+            400: "invalid_request_error",
+            401: "authentication_error",
+            403: "permission_error",
+            404: "not_found_error",
+            429: "rate_limit_error",
+        }
+        return {"error": {"message": self.message, "type": kind.get(self.status, "server_error"), "param": None, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+
+class Disconnected(Exception):
+    """The client went away before its answer was complete."""
+
+
+async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise HttpError(413, f"body of more than {limit} bytes", code="body_too_large")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def read_json(receive: Receive) -> Any:
+    body = await read_body(receive)
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise HttpError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+async def send_bytes(
+    send: Send, status: int, body: bytes, kind: str = "application/json", headers: Mapping[str, str] | None = None
+) -> None:
+    pairs = {"content-type": kind, "content-length": str(len(body)), **(headers or {})}
+    await send({"type": "http.response.start", "status": status, "headers": [(k.encode(), v.encode()) for k, v in pairs.items()]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
+    await send_bytes(send, status, json.dumps(value, ensure_ascii=False).encode(), headers=headers)
+
+
+class EventStream:
+    """Server-sent events in OpenAI's form; headers go out with the first event, so an earlier failure can still be a status."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str] | None = None) -> None:
+        self._send, self._headers, self.started = send, headers or {}, False
+
+    async def event(self, value: Any) -> None:
+        await self._write(b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n", more=True)
+
+    async def done(self) -> None:
+        await self._write(b"data: [DONE]\n\n", more=False)
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        if not self.started:
+            self.started = True
+            pairs = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **self._headers}
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": [(k.encode(), v.encode()) for k, v in pairs.items()]}
+            )
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def until_disconnect(receive: Receive, work: Awaitable[None]) -> None:
+    """Run `work`, cancelling it and raising `Disconnected` when the client goes away first."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Disconnected
+        await task
+    finally:
+        watcher.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def lifespan(receive: Receive, send: Send, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]) -> None:
+    """The ASGI lifespan protocol around two callbacks."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await start()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+def serve(app: App, port: int) -> None:
+    """Run `app` on 127.0.0.1 with uvloop and httptools until SIGTERM or SIGINT."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", ws="none", access_log=False, log_level="warning",
+        timeout_graceful_shutdown=3, timeout_keep_alive=75, lifespan="on", backlog=1024,
+    )  # fmt: skip
+    uvicorn.Server(config).run()

@@ -1,0 +1,157 @@
+"""One anytime-valid test for every canary metric: may be looked at after each request without raising false alarms.
+
+A metric is turned into bad events. When the releases are equally good, a bad event falls on the canary with its share `w` of
+the requests; when the canary's odds of one are theta times as high, with w*theta / (1 - w + w*theta). The likelihood ratio, averaged over
+theta, is an e-process: under the null it exceeds 1/alpha with probability at most alpha, ever (Ville's inequality; Ramdas et al. 2023,
+"Game-theoretic statistics and safe anytime-valid inference"; Lindon et al., KDD 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+THETAS = tuple(1.25 * (30 / 1.25) ** (i / 24) for i in range(25))
+METRICS = ("error", "slow", "guardrail", "empty")
+Verdict = Literal["wait", "advance", "rollback", "hold"]
+
+
+@dataclass
+class EProcess:
+    """The evidence that the canary has more than its share of one kind of bad event."""
+
+    logs: list[float] = field(default_factory=lambda: [0.0] * len(THETAS))
+
+    def add(self, *, canary: bool, share: float) -> None:
+        """Count one bad event; `share` is the canary's share of the requests, known before the event."""
+        for i, theta in enumerate(THETAS):
+            self.logs[i] += (math.log(theta) if canary else 0.0) - math.log(1 - share + share * theta)
+
+    @property
+    def value(self) -> float:
+        top = max(self.logs)
+        return math.exp(min(top, 600.0)) * sum(math.exp(log - top) for log in self.logs) / len(self.logs)
+
+
+class Share:
+    """The canary's share among recent requests, pulled towards what traffic says while there are few.
+
+    With sticky users the share of requests differs from the share of users, so it is measured.
+    """
+
+    def __init__(self, window: int = 200, prior_weight: float = 20.0) -> None:
+        self._recent: deque[bool] = deque(maxlen=window)
+        self._prior_weight = prior_weight
+
+    def before(self, prior: float) -> float:
+        share = (sum(self._recent) + prior * self._prior_weight) / (len(self._recent) + self._prior_weight)
+        return min(max(share, 0.001), 0.999)
+
+    def add(self, canary: bool) -> None:
+        self._recent.append(canary)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How traffic moves to a new release."""
+
+    strategy: Literal["auto", "all_at_once", "canary"] = "auto"
+    """auto: all at once when nothing is deployed, else canary."""
+    steps: tuple[float, ...] = (0.1, 0.5)
+    step_requests: int = 200
+    """Requests (of both releases) to see in each step before the next."""
+    least_canary: int = 10
+    """Requests of the new release to see in each step."""
+    most_requests: int = 1000
+    """Requests of a step after which an undecided rollout is held: never promoted by default."""
+    max_seconds: float = 900.0
+    alpha: float = 0.05
+    """Chance of rolling back a release that is no worse, over all metrics."""
+    consecutive_failures: int = 5
+    """Failures of the new release in a row that end the rollout at once."""
+
+    @property
+    def limit(self) -> float:
+        """The e-value at which a metric rolls back."""
+        return len(METRICS) / self.alpha
+
+
+def bad_events(row: Mapping[str, Any], slow_seconds: float | None) -> dict[str, bool]:
+    """Which bad events an interaction is; `slow_seconds` bounds the time to the first token."""
+    answered = row["finish_reason"] in ("stop", "length")
+    first = row["seconds"].get("first_token")
+    return {
+        "error": row["finish_reason"] == "error",
+        "slow": slow_seconds is not None and first is not None and first > slow_seconds,
+        "guardrail": any(rule.startswith("output:") for rule in row["guardrails"]),
+        "empty": answered and not row["answer"].strip(),
+    }
+
+
+class Monitor:
+    """All evidence of one rollout, fed interaction by interaction."""
+
+    def __init__(self, canary: str, stable: str, config: RolloutConfig, slow_seconds: float | None = None) -> None:
+        self.canary, self.stable, self.config, self.slow_seconds = canary, stable, config, slow_seconds
+        self.tests = {metric: EProcess() for metric in METRICS}
+        self.bad = {metric: {"canary": 0, "stable": 0} for metric in METRICS}
+        self._share = Share()
+        self._failures_in_a_row = 0
+        self.step_counts = {"canary": 0, "stable": 0}
+        self.counts = {"canary": 0, "stable": 0}
+
+    def next_step(self) -> None:
+        self.step_counts = {"canary": 0, "stable": 0}
+
+    def add(self, row: Mapping[str, Any], share: float) -> None:
+        """Count one interaction, `share` being what traffic gives the canary now; other releases' and abandoned ones don't count."""
+        if (
+            row["release"] not in (self.canary, self.stable)
+            or row["finish_reason"] == "cancelled"
+            or any(r.startswith("input:") for r in row["guardrails"])
+        ):
+            return
+        canary = row["release"] == self.canary
+        arm, before = "canary" if canary else "stable", self._share.before(share)
+        events = bad_events(row, self.slow_seconds)
+        for metric in (name for name, bad in events.items() if bad):
+            self.tests[metric].add(canary=canary, share=before)
+            self.bad[metric][arm] += 1
+        self._share.add(canary)
+        self.counts[arm] += 1
+        self.step_counts[arm] += 1
+        if canary:
+            self._failures_in_a_row = self._failures_in_a_row + 1 if events["error"] else 0
+
+    def verdict(self) -> tuple[Verdict, str]:
+        """What the evidence says now, and why."""
+        config, step = self.config, self.step_counts["canary"] + self.step_counts["stable"]
+        worst = max(self.tests, key=lambda metric: self.tests[metric].value)
+        evidence = self.tests[worst].value
+        if self._failures_in_a_row >= config.consecutive_failures:
+            return "rollback", f"{self._failures_in_a_row} failures in a row"
+        if evidence >= config.limit:
+            return "rollback", f"{worst}: e-value {evidence:.1f} >= {config.limit:.0f}"
+        enough = step >= config.step_requests and self.step_counts["canary"] >= config.least_canary
+        if enough and evidence < math.sqrt(config.limit):
+            return "advance", f"{step} requests, largest e-value {evidence:.2f} ({worst})"
+        if step >= config.most_requests:
+            return "hold", f"undecided after {step} requests: {worst} has e-value {evidence:.1f}"
+        return "wait", f"{step} of {config.step_requests} requests, {self.step_counts['canary']} on the new release"
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "requests": dict(self.counts),
+            "bad": self.bad,
+            "e_values": {m: round(t.value, 4) for m, t in self.tests.items()},
+            "slow_seconds": self.slow_seconds,
+        }
+
+
+def slow_threshold(rows: list[dict[str, Any]], release: str, *, least: int = 50, floor: float = 0.05) -> float | None:
+    """The 95th percentile of the stable release's time to the first token, or None when too few were seen."""
+    times = sorted(row["seconds"]["first_token"] for row in rows if row["release"] == release and "first_token" in row["seconds"])
+    return max(floor, times[math.ceil(0.95 * len(times)) - 1]) if len(times) >= least else None

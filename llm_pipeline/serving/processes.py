@@ -1,0 +1,133 @@
+"""Processes of the endpoint: started apart from whoever started them, ended with their parent, and never mistaken for another."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from llm_pipeline.store import write_atomically
+
+_PR_SET_PDEATHSIG = 1
+BACKOFF_SECONDS = (0.3, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+def die_with(parent: int | None) -> None:
+    """Have the kernel kill this process when `parent` dies, however it dies (Linux; elsewhere only its orderly end is seen)."""
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def start(module: str, arguments: Sequence[str], log: Path, *, detached: bool = False) -> subprocess.Popen[bytes]:
+    """Run `python -m module arguments` with its output appended to `log`; detached ones outlive us, in a session of their own."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=detached,
+        )
+
+
+def free_port(preferred: int | None = None) -> int:
+    """`preferred` when nothing listens there, else any free port of 127.0.0.1."""
+    for port in (preferred, 0) if preferred else (0,):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no free port on 127.0.0.1")
+
+
+@dataclass
+class Child:
+    """One supervised process: started again with growing pauses when it ends or stops answering."""
+
+    module: str
+    arguments: list[str]
+    log: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    """How often it was started again."""
+    ready: bool = False
+    failures: int = 0
+    """Probes in a row that failed."""
+    started: float = 0.0
+    next_start: float = 0.0
+    next_probe: float = 0.0
+    unwanted_since: float | None = None
+    failed_starts: int = 0
+    """Starts in a row that ended before the first good probe."""
+    detail: str = field(default="")
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def ensure(self) -> None:
+        """Start it if it does not run and its pause is over."""
+        now = time.monotonic()
+        if self.running:
+            return
+        if self.process is not None:
+            self._ended(now)
+        if now >= self.next_start:
+            self.process = start(self.module, [*self.arguments, "--port", str(self.port), "--parent", str(os.getpid())], self.log)
+            self.started, self.next_probe, self.failures = now, now, 0
+
+    def _ended(self, now: float) -> None:
+        assert self.process is not None
+        self.detail = f"ended with {self.process.returncode} after {now - self.started:.1f} s"
+        self.failed_starts = 0 if self.ready else self.failed_starts + 1
+        self.restarts, self.ready, self.process = self.restarts + 1, False, None
+        self.next_start = now + BACKOFF_SECONDS[min(self.failed_starts, len(BACKOFF_SECONDS) - 1)]
+
+    def kill(self) -> None:
+        if self.process is not None and self.running:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self, grace: float = 5.0) -> None:
+        if self.process is None or not self.running:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def write_pid(path: Path) -> None:
+    """Record this process; the start time tells it from a later one with the same number."""
+    write_atomically(path, json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}))
+
+
+def read_pid(path: Path) -> int | None:
+    """The recorded process if it still runs, else None."""
+    try:
+        recorded: dict[str, Any] = json.loads(path.read_text())
+        process = psutil.Process(recorded["pid"])
+        alive = abs(process.create_time() - recorded["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, KeyError, psutil.Error):
+        return None
+    return int(recorded["pid"]) if alive else None
