@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,12 +61,14 @@ def _refuse_unknown_keys(cls: Any, raw: Any, where: str) -> None:
     for key, value in raw.items():
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}{near(str(key), names)}")
-        for inner in (hints[key], *typing.get_args(hints[key])):
-            for item in _items(value) if inner is not hints[key] else [value]:
+        for inner, items in _inside(hints[key], value):
+            for item in items:
                 _refuse_unknown_keys(inner, item, f"{where}: {key}")
 
 
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    return [value, *value.values()] if isinstance(value, Mapping) else [value]
+def _inside(hint: Any, value: Any) -> list[tuple[Any, list[Any]]]:
+    """The types inside a type hint, each with the parts of `value` that should be of it (`X | None`: the value itself)."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [pair for inner in typing.get_args(hint) for pair in _inside(inner, value)]
+    items = value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else []
+    return [(hint, [value]), *((inner, items) for inner in typing.get_args(hint))]
