@@ -1,0 +1,84 @@
+"""The ledger beside every table: which rule removed, quarantined or changed which record, counted exactly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Action = Literal["removed", "quarantined", "changed"]
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("day", pa.string()),
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("row", pa.int64()),
+        ("stage", pa.string()),
+        ("rule", pa.string()),
+        ("action", pa.string()),
+        ("score", pa.float64()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one rule did to one record; `detail` never holds a private value."""
+
+    id: str | None
+    uri: str
+    row: int
+    stage: str
+    rule: str
+    action: Action
+    score: float | None = None
+    detail: str = ""
+
+
+def ledger_table(day: str, entries: Iterable[Entry]) -> pa.Table:
+    return pa.Table.from_pylist([{"day": day, **asdict(entry)} for entry in entries], schema=LEDGER_SCHEMA)
+
+
+def counts_by_rule(ledger: pa.Table) -> list[dict[str, Any]]:
+    """[{action, rule, count}], the most frequent first."""
+    pairs = Counter(zip(ledger["action"].to_pylist(), ledger["rule"].to_pylist(), strict=True))
+    return [
+        {"action": action, "rule": rule, "count": n} for (action, rule), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """Whether what went in is what came out: every record kept, removed or quarantined, once."""
+
+    received: int
+    kept: int
+    removed: int
+    quarantined: int
+
+    @property
+    def exact(self) -> bool:
+        return self.received == self.kept + self.removed + self.quarantined
+
+    def __str__(self) -> str:
+        sign = "=" if self.exact else "!="
+        return f"{self.received} received {sign} {self.kept} kept + {self.removed} removed + {self.quarantined} quarantined"
+
+
+def reconcile(received: int, kept: int, ledger: pa.Table) -> Reconciliation:
+    actions = Counter(ledger["action"].to_pylist())
+    return Reconciliation(received, kept, actions["removed"], actions["quarantined"])
+
+
+def with_score_columns(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, float]], schema: pa.Schema) -> pa.Table:
+    """`rows` and their scores side by side; columns as in `schema`, then one float column per score name in order."""
+    names = list(dict.fromkeys(name for score in scores for name in score))
+    columns = pa.Table.from_pylist(list(rows), schema=schema)
+    for name in names:
+        columns = columns.append_column(name, pa.array([score.get(name) for score in scores], pa.float64()))
+    return columns
