@@ -121,6 +121,8 @@ def pick_reference(texts: Sequence[str], rule: DriftRule = DEFAULT_RULE) -> list
 
 def windows(n: int, size: int) -> list[range]:
     """Cut `n` texts in time order into windows of `size`; a remainder of at least half is a window, a smaller one joins the last."""
+    if n == 0:
+        return []
     cuts = list(range(0, n, size))
     if len(cuts) > 1 and (n - cuts[-1]) * 2 < size:
         cuts.pop()

@@ -1,0 +1,51 @@
+"""Every test runs offline, without telemetry, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+OFFLINE = {
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OPENBLAS_NUM_THREADS": "1",  # small products on busy cores are slower in parallel
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+os.environ.update(OFFLINE)  # before any test module imports a library that reads them
+os.environ.pop("DAGSTER_HOME", None)
+
+from llm_pipeline.store import Home  # noqa: E402
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home folder, also the one that `LLM_PIPELINE_HOME` names."""
+    monkeypatch.setenv("LLM_PIPELINE_HOME", str(tmp_path / "home"))
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def banking77() -> Path:
+    """The public set of bank questions by intent, beside the project where it is present."""
+    folder = SHARED_DATA / "banking77"
+    if not folder.is_dir():
+        pytest.skip(f"the public data set banking77 is not in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xquad() -> Path:
+    """The public set of passages and questions, beside the project where it is present."""
+    folder = SHARED_DATA / "xquad"
+    if not folder.is_dir():
+        pytest.skip(f"the public data set xquad is not in {folder}")
+    return folder
