@@ -23,18 +23,9 @@ from llm_pipeline.store import Artifact, Home
 
 VERSION = 1
 WINDOW_DAYS = 7
-CLUSTERS: Any = pa.schema(
-    {
-        "id": pa.string(),
-        "day": pa.string(),
-        "cluster_id": pa.string(),
-        "keep": pa.bool_(),
-        "reason": pa.string(),
-        "kept_id": pa.string(),
-        "jaccard": pa.float64(),
-        "matched": pa.string(),
-    }
-)
+_TEXTS = ("id", "day", "cluster_id", "reason", "kept_id", "matched")
+_COLUMNS: dict[str, Any] = {name: pa.string() for name in _TEXTS} | {"keep": pa.bool_(), "jaccard": pa.float64()}
+CLUSTERS: Any = pa.schema(_COLUMNS)
 Row = dict[str, Any]
 
 
@@ -93,18 +84,21 @@ def select(documents: pa.Table, signatures: pa.Table, suites: Mapping[str, Seque
     documents = documents.sort_by([("day", "ascending"), ("id", "ascending")])
     rows = documents.select(["id", "day", "uri", "kind", "text"]).to_pylist()
     signed = _aligned(rows, signatures)
+    hashes: list[Any] = signed["text_hash"].to_pylist()
     contaminated = {match.document: match for match in find_contaminated([row["text"] for row in rows], suites)}
-    superseded = _superseded(rows, signed["text_hash"].to_pylist(), contaminated)
+    superseded = _superseded(rows, hashes, contaminated)
     verdicts: dict[int, Row] = {
         i: _verdict(rows[i], rows[i]["id"], "contaminated", matched=match.question_id) for i, match in contaminated.items()
     }
     verdicts |= {i: _verdict(rows[i], rows[i]["id"], "superseded", kept_id=rows[newest]["id"]) for i, newest in superseded.items()}
     clean = [i for i in range(len(rows)) if i not in verdicts]
-    items = [Item(str(i), (rows[i]["day"], rows[i]["id"]), rows[i]["text"], signed["text_hash"][i].as_py()) for i in clean]
+    items = [Item(str(i), (rows[i]["day"], rows[i]["id"]), rows[i]["text"], hashes[i]) for i in clean]
     for v in deduplicate(items, signature_matrix(signed)[clean]):
         row, twin = rows[int(v.id)], rows[int(v.kept_id)]["id"] if v.kept_id else None
         verdicts[int(v.id)] = _verdict(row, rows[int(v.cluster_id)]["id"], v.reason, kept_id=twin, jaccard=v.jaccard)
-    clusters = pa.Table.from_pylist([_reachable(verdicts[i], verdicts, rows) for i in range(len(rows))], schema=CLUSTERS)
+    clusters = pa.Table.from_pylist(
+        [_reachable(verdicts[i], verdicts.get(superseded.get(i, -1))) for i in range(len(rows))], schema=CLUSTERS
+    )
     kept = documents.append_column("cluster_id", clusters["cluster_id"]).filter(clusters["keep"])
     return kept, clusters
 
@@ -112,18 +106,13 @@ def select(documents: pa.Table, signatures: pa.Table, suites: Mapping[str, Seque
 def _verdict(
     row: Row, cluster: str, reason: str, kept_id: str | None = None, jaccard: float | None = None, matched: str | None = None
 ) -> Row:
-    keep = reason == "kept"
-    return {
-        "id": row["id"], "day": row["day"], "cluster_id": cluster, "keep": keep, "reason": reason, "kept_id": kept_id, "jaccard": jaccard, "matched": matched,
-    }  # fmt: skip
+    verdict = {"id": row["id"], "day": row["day"], "cluster_id": cluster, "keep": reason == "kept", "reason": reason}
+    return verdict | {"kept_id": kept_id, "jaccard": jaccard, "matched": matched}
 
 
-def _reachable(verdict: Row, verdicts: Mapping[int, Row], rows: Sequence[Row]) -> Row:
+def _reachable(verdict: Row, newest: Row | None) -> Row:
     """A superseded revision names the kept twin when its newest revision is itself a duplicate of that."""
-    if verdict["reason"] != "superseded":
-        return verdict
-    newest = next(v for i, v in verdicts.items() if rows[i]["id"] == verdict["kept_id"])
-    return verdict if newest["keep"] else {**verdict, "kept_id": newest["kept_id"]}
+    return verdict if newest is None or newest["keep"] else {**verdict, "kept_id": newest["kept_id"]}
 
 
 def _aligned(rows: Sequence[Row], signatures: pa.Table) -> pa.Table:
@@ -149,9 +138,9 @@ def _superseded(rows: Sequence[Row], hashes: Sequence[int], contaminated: Mappin
 
 def summary(clusters: pa.Table) -> dict[str, Any]:
     """Counts by reason, and how many clusters there are of each size above one."""
-    reasons = clusters["reason"].to_pylist()
+    reasons: list[Any] = clusters["reason"].to_pylist()
     sizes: dict[str, int] = {}
-    for cluster in clusters["cluster_id"].to_pylist():
+    for cluster in map(str, clusters["cluster_id"].to_pylist()):
         sizes[cluster] = sizes.get(cluster, 0) + 1
     several = [size for size in sizes.values() if size > 1]
     return {

@@ -1,0 +1,100 @@
+"""A day of documents without personal data: the scrubbed rows, where the spans were, and the ledger of what changed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from llm_pipeline.curation.ledger import Entry, ledger_table
+from llm_pipeline.curation.normalise import DOCUMENT_SCHEMA
+from llm_pipeline.curation.pii import PiiPolicy, Span, scan_texts, scrub_messages, scrub_texts
+
+_FIELDS: dict[str, Any] = {
+    "id": pa.string(),
+    "start": pa.int64(),
+    "end": pa.int64(),
+    "entity": pa.string(),
+    "score": pa.float64(),
+    "recogniser": pa.string(),
+}
+SPAN_SCHEMA: Any = pa.schema(_FIELDS)
+Row = dict[str, Any]
+
+
+def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """(scrubbed documents, spans, ledger); titles and messages are scrubbed too, spans are offsets into `text`."""
+    rows: list[Row] = documents.select([name for name in DOCUMENT_SCHEMA.names if name in documents.column_names]).to_pylist()
+    texts, spans = scrub_texts([row["text"] for row in rows], policy)
+    titles, _ = scrub_texts([row["title"] or "" for row in rows], policy)
+    by_row: dict[int, list[Span]] = defaultdict(list)
+    for span in spans:
+        by_row[span.text].append(span)
+    messages = [_messages(row, by_row[i], policy) for i, row in enumerate(rows)]
+    scrubbed = [
+        {**row, "text": text, "title": title, "messages": said}
+        for row, text, title, said in zip(rows, texts, titles, messages, strict=True)
+    ]
+    found = [
+        {"id": rows[s.text]["id"], "start": s.start, "end": s.end, "entity": s.entity, "score": s.score, "recogniser": s.recogniser}
+        for s in spans
+    ]
+    entries = [
+        _entry(rows[i], entity, n, policy) for i in sorted(by_row) for entity, n in sorted(Counter(s.entity for s in by_row[i]).items())
+    ]
+    return (
+        pa.Table.from_pylist(scrubbed, schema=DOCUMENT_SCHEMA),
+        pa.Table.from_pylist(found, schema=SPAN_SCHEMA),
+        ledger_table(day, entries),
+    )
+
+
+def _messages(row: Row, spans: Sequence[Span], policy: PiiPolicy) -> str | None:
+    """The messages with the spans of the text taken out; what shows only in a message alone is taken out as well."""
+    if not row["messages"]:
+        return None
+    said: list[dict[str, str]] = json.loads(row["messages"])
+    if spans:
+        said, _ = scrub_messages(row["text"], spans, said, policy)
+    contents, _ = scrub_texts([message["content"] for message in said], policy)
+    cleaned = [{**message, "content": content} for message, content in zip(said, contents, strict=True)]
+    return json.dumps(cleaned, ensure_ascii=False)
+
+
+def _entry(row: Row, entity: str, n: int, policy: PiiPolicy) -> Entry:
+    return Entry(
+        row["id"],
+        row["uri"],
+        row["row"],
+        "scrubbed_documents",
+        f"pii_{entity.lower()}",
+        "changed",
+        float(n),
+        f"{n} x {policy.mode(entity)}",
+    )
+
+
+def remaining(scrubbed: pa.Table, policy: PiiPolicy) -> dict[str, int]:
+    """Personal data that a new scan still finds in texts, titles and messages, by type; empty is what a published day must give."""
+    texts = [text or "" for name in ("text", "title") for text in map(_string, scrubbed[name].to_pylist())]
+    for said in map(_string, scrubbed["messages"].to_pylist()):
+        texts += [message["content"] for message in json.loads(said)] if said else []
+    return dict(Counter(span.entity for span in scan_texts(texts, policy)))
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def examples(scrubbed: pa.Table, spans: pa.Table, n: int = 5, around: int = 60) -> list[dict[str, str]]:
+    """A few scrubbed places as they now read, for the asset's page: a placeholder with the words around it, one per type."""
+    texts = dict(zip(scrubbed["id"].to_pylist(), map(_string, scrubbed["text"].to_pylist()), strict=True))
+    shown: dict[str, str] = {}
+    for span in spans.to_pylist():
+        at = texts[span["id"]].find(f"[{span['entity']}]")
+        if span["entity"] not in shown and at >= 0:
+            shown[span["entity"]] = " ".join(texts[span["id"]][max(0, at - around) : at + around].split())
+    return [{"entity": entity, "reads": text} for entity, text in sorted(shown.items())[:n]]
