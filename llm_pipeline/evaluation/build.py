@@ -117,11 +117,11 @@ def build_answers(
     return home.artifacts.build("model_answers", inputs, make)
 
 
-def build_decision(home: Home, policy: Policy | None = None) -> tuple[Artifact, Decision]:
-    """The verdict on the newest report; `policy` defaults to `default_policy` of the report's primary suite."""
+def build_decision(home: Home, policy: Policy | None = None, **options: Any) -> tuple[Artifact, Decision]:
+    """The verdict on the newest report; `policy` defaults to `default_policy` of its primary suite with these `options`."""
     report = home.artifacts.named("eval_report")
     content = report.json("report.json")
-    policy = policy or default_policy(content["primary"], content["kinds"])
+    policy = policy or default_policy(content["primary"], content["kinds"], **options)
     models = content["models"]
     rows = report.jsonl("answers.jsonl")
     champion = [row for row in rows if row["model"] == "champion"]

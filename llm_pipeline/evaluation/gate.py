@@ -103,7 +103,7 @@ def _judge(gain: Interval, champion: Sequence[Row], challenger: Sequence[Row], p
 
 def _values(rows: Sequence[Row], suite: str, mode: str, metric: str) -> dict[str, float]:
     chosen = [row for row in rows if row["suite"] == suite and row["mode"] == mode and row.get(metric) is not None]
-    return {str(row["id"]): float(row[metric]) for row in chosen}
+    return dict(sorted((str(row["id"]), float(row[metric])) for row in chosen))
 
 
 def _paired(before: Mapping[str, float], after: Mapping[str, float], policy: Policy) -> Interval:

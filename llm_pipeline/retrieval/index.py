@@ -93,14 +93,15 @@ def texts_of(rows: pa.Table) -> list[str]:
 
 def write_generation(folder: Path, rows: pa.Table, vectors: Vectors) -> None:
     import lancedb
+    from lancedb.index import FTS, IvfSq
 
     texts = texts_of(rows)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
     table = rows.append_column("indexed_text", pa.array(texts, pa.string())).append_column("vector", column)
     opened = lancedb.connect(str(folder / "lancedb"), read_consistency_interval=None).create_table("chunks", table)
-    opened.create_fts_index("indexed_text", with_position=False, stem=True, remove_stop_words=True, ascii_folding=True)
+    opened.create_index("indexed_text", config=FTS(with_position=False, stem=True, remove_stop_words=True, ascii_folding=True))
     if table.num_rows >= APPROXIMATE_FROM:
-        opened.create_index(metric="cosine", index_type="IVF_SQ", vector_column_name="vector")
+        opened.create_index("vector", config=IvfSq(distance_type="cosine"))
     opened.wait_for_index([index.name for index in opened.list_indices()], timedelta(minutes=10))
 
 
@@ -161,6 +162,10 @@ class Searcher:
 
         query = self._table.search(MatchQuery(question, "indexed_text"), query_type="fts")
         return query.select([*_FIELDS, "_score"]).limit(k).to_list()
+
+    def sample(self, n: int) -> list[dict[str, Any]]:
+        """Some chunks, the same ones each time."""
+        return self._table.search().select(_FIELDS).limit(n).to_list()
 
 
 _FIELDS = ["id", "document_id", "uri", "external_id", "source", "title", "text"]
