@@ -1,7 +1,5 @@
 """Governance: what the data and the model are, in words for people outside, and a log of every decision."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

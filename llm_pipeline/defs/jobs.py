@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from llm_pipeline.defs.partitions import daily
-
 CURATION_BY_DAY = ["documents", "filtered_documents", "scrubbed_documents", "signatures", "chunks"]
 MODEL = ["corpus_snapshot", "evaluation_suites", "sft_dataset", "tokenizer", "base_model", "sft_checkpoint", "candidate_model"]
 INDEX = ["vector_index", "retrieval_report"]
@@ -17,7 +15,6 @@ MONITORING = ["interactions", "drift_report", "quality_report", "usage_report"]
 daily_curation = dg.define_asset_job(
     "daily_curation",
     selection=dg.AssetSelection.key_prefixes("raw") | dg.AssetSelection.assets(*CURATION_BY_DAY),
-    partitions_def=daily,
     description="One day from raw files to clean, PII-free, signed documents and chunks.",
     tags={"dagster/max_retries": "1"},
 )
@@ -40,7 +37,6 @@ refresh_index = dg.define_asset_job(
 monitoring_daily = dg.define_asset_job(
     "monitoring_daily",
     selection=dg.AssetSelection.assets(*MONITORING),
-    partitions_def=daily,
     description="One day of the endpoint's log: interactions, drift, quality, usage.",
     tags={"dagster/max_retries": "1"},
 )

@@ -1,7 +1,5 @@
 """Monitoring: the endpoint's log as daily tables, and what they say about drift, quality and usage."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import lru_cache

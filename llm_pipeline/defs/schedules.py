@@ -3,8 +3,6 @@
 Curation of the finished day at 01:00, its monitoring at 01:30, and at 03:00 a retrain if the corpus has changed.
 """
 
-from __future__ import annotations
-
 import dagster as dg
 
 from llm_pipeline.defs.jobs import daily_curation, monitoring_daily, retrain

@@ -1,7 +1,5 @@
 """What runs because something happened: drift asks for a retrain, and failed runs enter the audit log."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from llm_pipeline.defs.jobs import retrain
