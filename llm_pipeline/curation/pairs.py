@@ -66,7 +66,7 @@ def is_question_and_answer(question: str, answer: str) -> bool:
     if not answer.endswith((".", "!", "?")):
         return len(answer.split()) <= _SHORT and (bool(_REQUEST.search(question)) or subjects(question) != [])
     shared = {word for word in normalise(question).split() if len(word) > 3} & set(normalise(answer).split())
-    return "?" in question and len(answer.split()) <= _LONG and len(shared) > 1
+    return "?" in question and len(answer.split()) <= _LONG and len(_SENTENCE.split(answer)) == 1 and len(shared) > 1
 
 
 def subjects(question: str) -> list[str]:

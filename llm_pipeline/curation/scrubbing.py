@@ -33,7 +33,7 @@ def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Tabl
     by_row: dict[int, list[Span]] = defaultdict(list)
     for span in spans:
         by_row[span.text].append(span)
-    messages = [_messages(row, by_row[i], policy) for i, row in enumerate(rows)]
+    messages = _messages(rows, by_row, policy)
     scrubbed = [
         {**row, "text": text, "title": title, "messages": said}
         for row, text, title, said in zip(rows, texts, titles, messages, strict=True)
@@ -52,16 +52,15 @@ def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Tabl
     )
 
 
-def _messages(row: Row, spans: Sequence[Span], policy: PiiPolicy) -> str | None:
-    """The messages with the spans of the text taken out; what shows only in a message alone is taken out as well."""
-    if not row["messages"]:
-        return None
-    said: list[dict[str, str]] = json.loads(row["messages"])
-    if spans:
-        said, _ = scrub_messages(row["text"], spans, said, policy)
-    contents, _ = scrub_texts([message["content"] for message in said], policy)
-    cleaned = [{**message, "content": content} for message, content in zip(said, contents, strict=True)]
-    return json.dumps(cleaned, ensure_ascii=False)
+def _messages(rows: Sequence[Row], spans: dict[int, list[Span]], policy: PiiPolicy) -> list[str | None]:
+    """The messages of every row with the spans of its text taken out; what shows only in a message alone is taken out as well."""
+    said: list[list[dict[str, str]]] = [json.loads(row["messages"]) if row["messages"] else [] for row in rows]
+    for i, messages in enumerate(said):
+        if messages and i in spans:
+            said[i], _ = scrub_messages(rows[i]["text"], spans[i], messages, policy)
+    contents = iter(scrub_texts([message["content"] for messages in said for message in messages], policy)[0])
+    cleaned = [[{**message, "content": next(contents)} for message in messages] for messages in said]
+    return [json.dumps(messages, ensure_ascii=False) if row["messages"] else None for row, messages in zip(rows, cleaned, strict=True)]
 
 
 def _entry(row: Row, entity: str, n: int, policy: PiiPolicy) -> Entry:

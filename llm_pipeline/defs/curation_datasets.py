@@ -1,0 +1,213 @@
+"""Curation as assets, second half: scrubbed documents, signatures, and the snapshots that training and evaluation read."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_pipeline.curation.sources import load_sources
+from llm_pipeline.defs.partitions import daily
+from llm_pipeline.defs.plots import figure
+from llm_pipeline.defs.resources import HomeResource, home_folder
+from llm_pipeline.paths import DATA
+from llm_pipeline.store import Artifact, file_hash
+
+OWNERS = ["team:data"]
+Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]
+
+
+class SnapshotConfig(dg.Config):
+    """Which days make the snapshot: `window_days` up to `until` (an ISO date; null is the latest day that is there)."""
+
+    until: str | None = None
+    window_days: int = 7
+
+
+class SftConfig(dg.Config):
+    """What decides the draw of the tuning dataset beside the snapshot."""
+
+    seed: int = 0
+
+
+def _check(asset: str, name: str, problems: object, **metadata: Any) -> dg.AssetCheckResult:
+    """A blocking check that passes when there are no problems; they are shown in its metadata."""
+    return dg.AssetCheckResult(
+        passed=not problems, asset_key=asset, check_name=name, metadata={"problems": dg.MetadataValue.json(problems), **metadata}
+    )
+
+
+def _spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name, asset=asset, blocking=True, description=description)
+
+
+def _bars(counts: Mapping[str, int], title: str, label: str) -> Mapping[str, dg.MetadataValue[Any]]:
+    """A horizontal bar chart; nothing when there is nothing to show."""
+    if not counts:
+        return {}
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(6, 0.6 + 0.26 * len(counts)))
+    axes = fig.subplots()
+    axes.barh(list(counts)[::-1], list(counts.values())[::-1], color="#5f87b0")
+    axes.set_title(title)
+    axes.set_xlabel(label)
+    return {"plot": figure(fig)}
+
+
+def _records(rows: list[dict[str, Any]]) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else dg.MetadataValue.text("none")
+
+
+def _made(asset: str, artifact: Artifact, metadata: Mapping[str, Any]) -> dg.MaterializeResult[Any]:
+    common = {"reused": artifact.reused, "id": artifact.id, "path": dg.MetadataValue.path(str(artifact.path))}
+    return dg.MaterializeResult(asset_key=asset, metadata={**common, **metadata}, data_version=dg.DataVersion(artifact.id))
+
+
+@dg.asset(
+    group_name="curation",
+    partitions_def=daily,
+    backfill_policy=dg.BackfillPolicy.multi_run(1),
+    owners=OWNERS,
+    kinds={"lance", "polars"},
+    tags={"stage": "scrub"},
+    deps=["filtered_documents"],
+    code_version=file_hash(DATA / "policies" / "pii.yaml"),
+    check_specs=[
+        _spec(
+            "scrubbed_documents",
+            "no_pii_left",
+            "A second scan of the scrubbed text, titles and messages finds nothing; run before publishing",
+        )
+    ],
+)
+def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) -> Results:
+    """Documents without personal data: 17 types found by rules, checksums and name lists, replaced by typed placeholders."""
+    from llm_pipeline.curation.pii import load_policy
+    from llm_pipeline.curation.scrubbing import examples, remaining, scrub_day
+
+    place, day, policy = home.open(), context.partition_key, load_policy()
+    rows, spans, ledger = scrub_day(place.lake.read("filtered_documents", [day]), day, policy)
+    left = remaining(rows, policy)
+    yield _check("scrubbed_documents", "no_pii_left", left, spans=spans.num_rows)
+    if left:
+        raise dg.Failure(f"scrubbed_documents, {day}: a second scan still finds {left}; nothing was published", allow_retries=False)
+    place.lake.replace("scrubbed_ledger", day, ledger)
+    place.lake.replace("scrubbed_spans", day, spans)
+    version = place.lake.replace("scrubbed_documents", day, rows)
+    types = dict(Counter(str(entity) for entity in spans["entity"].to_pylist()).most_common())
+    metadata = {
+        "dagster/row_count": rows.num_rows,
+        "spans": spans.num_rows,
+        "documents_changed": len(set(spans["id"].to_pylist())),
+        "types": _records([{"entity": name, "spans": n, "mode": policy.mode(name)} for name, n in types.items()]),
+        "examples": _records([dict(example) for example in examples(rows, spans)]),
+        "policy": policy.id,
+        **_bars(types, f"Personal data replaced, {day}", "spans"),
+    }
+    yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
+
+
+@dg.asset(
+    group_name="curation",
+    partitions_def=daily,
+    backfill_policy=dg.BackfillPolicy.multi_run(1),
+    owners=OWNERS,
+    kinds={"lance", "daft"},
+    tags={"stage": "sign"},
+    deps=["scrubbed_documents"],
+)
+def signatures(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    """MinHash signatures (128 permutations of 5-word shingles) and text hashes, so that duplicates are found over all days cheaply."""
+    from llm_pipeline.curation.signatures import sign
+
+    place, day = home.open(), context.partition_key
+    rows: pa.Table = place.lake.read("scrubbed_documents", [day], ["id", "text"])
+    signed = sign([str(value) for value in rows["id"].to_pylist()], [str(value) for value in rows["text"].to_pylist()])
+    version = place.lake.replace("signatures", day, signed)
+    metadata = {"dagster/row_count": signed.num_rows, "distinct_texts": len(set(signed["text_hash"].to_pylist()))}
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
+
+
+@dg.asset(group_name="curation", owners=OWNERS, kinds={"json"}, tags={"stage": "suites"}, deps=[dg.AssetKey(["raw", "support"])])
+def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
+    """The questions that models are judged by: the bank's own (held-out phrasings only) and those of user sources."""
+    from llm_pipeline.curation.suites import build_suites
+
+    place = home.open()
+    artifact = build_suites(place, load_sources(DATA / "sources.yaml", place.root / "sources.yaml"))
+    index = artifact.json("suites.json")
+    rows = [{"suite": name, "rows": entry["rows"], "valid_from": entry["valid_from"] or ""} for name, entry in index.items()]
+    return _made("evaluation_suites", artifact, {"dagster/row_count": sum(row["rows"] for row in rows), "suites": _records(rows)})
+
+
+@dg.asset(
+    group_name="curation",
+    owners=OWNERS,
+    kinds={"parquet", "numpy"},
+    tags={"stage": "snapshot"},
+    deps=["scrubbed_documents", "signatures", "evaluation_suites"],
+    check_specs=[
+        _spec(
+            "corpus_snapshot",
+            "removals_are_explained",
+            "Every removed duplicate names a kept twin it truly matches, every leak its question",
+        )
+    ],
+)
+def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
+    """A window of days without duplicates (over all days), older article revisions and evaluation questions; one verdict per document."""
+    from llm_pipeline.curation.snapshot import build_snapshot, problems
+
+    artifact = build_snapshot(home.open(), config.until, config.window_days)
+    clusters = pq.read_table(artifact.file("clusters.parquet"))
+    info = artifact.info
+    yield _check("corpus_snapshot", "removals_are_explained", problems(clusters))
+    metadata = {
+        "dagster/row_count": info["reasons"].get("kept", 0),
+        "received": info["documents"],
+        "until": info["until"],
+        "days": len(info["days"]),
+        "suites": info["suites"] or "none",
+        "reasons": _records([{"reason": reason, "documents": n} for reason, n in info["reasons"].items()]),
+        **_bars({f"{size} documents": n for size, n in info["cluster_sizes"].items()}, "Clusters by size", "clusters"),
+    }
+    yield _made("corpus_snapshot", artifact, metadata)
+
+
+@dg.asset(
+    group_name="curation",
+    owners=OWNERS,
+    kinds={"json"},
+    tags={"stage": "sft"},
+    deps=["corpus_snapshot"],
+    check_specs=[
+        _spec("sft_dataset", "no_leak_into_validation", "Train and validation share no cluster and no question"),
+        _spec("sft_dataset", "rows_are_trainable", "Roles alternate, no turn is empty, there are closed questions"),
+    ],
+)
+def sft_dataset(config: SftConfig, home: HomeResource) -> Results:
+    """Questions and short answers of the snapshot's conversations: from memory, with passages, and with passages that do not answer."""
+    from llm_pipeline.curation.sft import build_sft, counts, leaks, problems
+
+    place = home.open()
+    artifact = build_sft(place, place.artifacts.named("corpus_snapshot"), config.seed)
+    train, validation = artifact.jsonl("train.jsonl"), artifact.jsonl("validation.jsonl")
+    yield _check("sft_dataset", "no_leak_into_validation", leaks(train, validation))
+    yield _check("sft_dataset", "rows_are_trainable", problems([*train, *validation])[:10])
+    kinds = sorted({*counts(train), *counts(validation)})
+    rows = [{"kind": kind, "train": counts(train).get(kind, 0), "validation": counts(validation).get(kind, 0)} for kind in kinds]
+    metadata = {
+        "dagster/row_count": len(train) + len(validation),
+        "train": len(train),
+        "validation": len(validation),
+        "snapshot": str(artifact.info["snapshot"]),
+        "kinds": _records(rows),
+        **_bars(counts(train), "Rows by kind", "rows"),
+    }
+    yield _made("sft_dataset", artifact, metadata)
+
+
+assets: list[dg.AssetsDefinition] = [scrubbed_documents, signatures, evaluation_suites, corpus_snapshot, sft_dataset]
