@@ -1,7 +1,5 @@
 """Training as assets: tokenizer and base model, the fine-tuned checkpoint, and the candidate that evaluation judges."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence

@@ -73,7 +73,7 @@ def _card(figures: Mapping[str, Any], recipe: BaseRecipe, note: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     return f"""# tiny_base
 
-A Llama-architecture model of {figures["parameters"] / 1e6:.1f} million parameters (bf16 safetensors) that llm_pipeline trained from nothing.
+A Llama-architecture model of {figures["parameters"] / 1e6:.1f} million parameters (bf16 safetensors), trained from nothing by this project.
 It can do one thing: read a short value out of a given context, in the chat format of its tokenizer. It knows no facts.
 
 - **Made by** `llm-pipeline pretrain llm_pipeline/recipes/tiny_base.yaml --out FOLDER`: {figures["steps"]:,} steps,

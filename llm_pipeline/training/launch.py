@@ -22,7 +22,7 @@ import yaml
 
 from llm_pipeline.errors import TrainingError
 from llm_pipeline.store import write_atomically
-from llm_pipeline.training.interrupt import EX_TEMPFAIL, signal_on_parent_death
+from llm_pipeline.training.interrupt import EX_TEMPFAIL
 from llm_pipeline.training.recipe import SftRecipe
 
 Message = Mapping[str, Any]
@@ -44,9 +44,7 @@ def run_worker(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            list(command), env=dict(env), stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=signal_on_parent_death
-        )
+        process = subprocess.Popen(list(command), env=dict(env), stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         while process.poll() is None:
             tick()
@@ -104,11 +102,12 @@ class Tail:
 
 def worker_command(recipe: SftRecipe, arguments: Sequence[str]) -> list[str]:
     """The command line under the recipe's launcher; both pick a free port and start one process per rank."""
+    bound = [sys.executable, "-m", "llm_pipeline.training.bound"]
     worker = ["-m", "llm_pipeline.training.worker", *arguments]
     if recipe.launcher == "deepspeed":
         workers = ["--num_gpus", str(recipe.processes), "--no_local_rank", "--master_port", str(_free_port()), "--module", *worker[1:]]
-        return [sys.executable, "-m", "deepspeed.launcher.runner", *workers]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.processes), *worker]
+        return [*bound, "deepspeed.launcher.runner", *workers]
+    return [*bound, "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.processes), *worker]
 
 
 def _free_port() -> int:

@@ -187,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by the DeepSpeed launcher")
     options = parser.parse_args(arguments)
     signal_on_parent_death(signal.SIGTERM)
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # DeepSpeed would spend seconds to import it; the parent tells MLflow
     rank = int(os.environ.get("RANK", "0"))
     job = Job(load(SftRecipe, options.recipe), options.data, options.validation, options.base, options.out)
     job.out.mkdir(parents=True, exist_ok=True)
