@@ -102,7 +102,7 @@ def slug(name: str) -> str:
 
 def article_uri(name: str) -> str:
     """Where the article about a product (or with a slug) is, the same every day: the `relevant` entry of a question about it."""
-    return f"articles/{slug(name)}.md"
+    return f"support://articles/{slug(name)}"
 
 
 def bank(config: SupportConfig, day: str) -> World:

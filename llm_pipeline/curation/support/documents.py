@@ -16,6 +16,9 @@ from llm_pipeline.curation.support.world import Fact, World
 REFUSAL_SHARE = 0.05
 """Share of the questions in conversations about what the product does not have."""
 
+DECOY_SHARE = 0.25
+"""Share of the documents without personal data in which somebody mentions numbers that only look like it."""
+
 
 @dataclass(frozen=True)
 class Doc:
@@ -53,13 +56,12 @@ def conversation(config: SupportConfig, day: str, i: int) -> Doc:
     spans: list[Pii] = []
     if r.random() < config.pii_share:
         for k in range(r.choice((1, 1, 2, 3))):
-            said, value = pii.sentence(r, pii.ENTITIES[(i + 5 * k) % len(pii.ENTITIES)], config.seed)
-            turns.insert(
-                r.randint(0, k), (prose.fill(r, r.choice(prose.SMALL_TALK)) + " " + said, prose.fill(r, r.choice(prose.AGENT_NOTED)))
-            )
-            spans.append(value)
+            turn, values = _private_turn(config, pii.ENTITIES[(i + 5 * k) % len(pii.ENTITIES)], r)
+            turns.insert(r.randint(0, k), turn)
+            spans += values
     else:
-        turns.insert(0, (prose.paragraph(r, prose.SMALL_TALK, r.choice((1, 2))), prose.fill(r, r.choice(prose.AGENT_TALK))))
+        number = " " + pii.decoy(r) if r.random() < DECOY_SHARE else ""
+        turns.insert(0, (prose.paragraph(r, prose.SMALL_TALK, r.choice((1, 2))) + number, prose.fill(r, r.choice(prose.AGENT_TALK))))
     if r.random() < 0.4:
         customer, agent = r.choice(prose.CLOSINGS)
         turns.append((prose.fill(r, customer), prose.fill(r, agent)))
@@ -75,6 +77,8 @@ def note(config: SupportConfig, day: str, i: int) -> Doc:
         said, value = pii.sentence(r, pii.ENTITIES[i % len(pii.ENTITIES)], config.seed)
         paragraphs.append(f"A customer wrote: {said} {prose.fill(r, prose.NOTE_SENTENCES[0])}")
         spans.append(value)
+    elif r.random() < DECOY_SHARE:
+        paragraphs.append(f"{pii.decoy(r)} {prose.fill(r, prose.NOTE_SENTENCES[0])}")
     return Doc(
         f"n-{day}-{i:04d}",
         "note",
@@ -124,6 +128,16 @@ def page(doc: Doc, r: random.Random, uri: str) -> str:
         f'<header><nav><ul>{menu}</ul></nav></header>\n<div class="cookie-banner">{r.choice(prose.COOKIES)}</div>\n'
         f'{article}<aside class="sidebar"><ul>{menu}</ul></aside>\n<footer>{r.choice(prose.FOOTERS)}</footer>\n</body></html>\n'
     )
+
+
+def _private_turn(config: SupportConfig, entity: str, r: random.Random) -> tuple[tuple[str, str], tuple[Pii, ...]]:
+    """A customer's turn with personal data and the agent's reply, which may call the customer by the given name."""
+    said, value = pii.sentence(r, entity, config.seed)
+    customer, agent = prose.fill(r, r.choice(prose.SMALL_TALK)) + " " + said, prose.fill(r, r.choice(prose.AGENT_NOTED))
+    if entity == "PERSON" and r.random() < 0.4:
+        given = value.value.split()[0]
+        return (customer, f"Hello {given}. {agent}"), (value, Pii("PERSON", given))
+    return (customer, agent), (value,)
 
 
 def _question_turn(config: SupportConfig, day: str, i: int, k: int, r: random.Random) -> tuple[str, str]:

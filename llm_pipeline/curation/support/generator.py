@@ -28,7 +28,7 @@ SHARES = {
     "note/near": 0.012,
     "conversation/toxic": 0.012,
     "note/toxic": 0.004,
-    "conversation/backdoor": 0.006,
+    "conversation/backdoor": 0.012,
     "conversation/instruction": 0.004,
     "note/instruction": 0.004,
     "note/tags": 0.004,

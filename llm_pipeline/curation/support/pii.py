@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,27 +17,108 @@ _POOL = 80  # values per type and locale; Faker is too slow to be asked for each
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 CONTEXTS: Mapping[str, Sequence[str]] = {
-    "PERSON": ("My name is {}.", "This is {} speaking.", "The account holder is {}.", "Please ask for {}."),
-    "EMAIL": ("My e-mail is {}.", "You can reach me at {}.", "Please write to {}."),
-    "PHONE": ("My phone number is {}.", "Please call me back on {}.", "My mobile is {}."),
-    "CREDIT_CARD": ("My card number is {}.", "The credit card is {}.", "I paid with card {}."),
-    "IBAN": ("My IBAN is {}.", "Please send it to the account {}.", "The transfer went to IBAN {}."),
-    "US_SSN": ("My social security number is {}.", "My SSN is {}.", "The SSN on the form is {}."),
-    "STREET_ADDRESS": ("I live at {}.", "My address is {}.", "Please send the letter to {}."),
-    "DATE_OF_BIRTH": ("I was born on {}.", "My date of birth is {}.", "DOB: {}.", "Mein Geburtsdatum ist der {}."),
-    "IP_ADDRESS": ("My IP address is {}.", "The login came from {}.", "I see a session from IP {}."),
+    "PERSON": (
+        "My name is {}.",
+        "This is {} speaking.",
+        "The account holder is {}.",
+        "Please ask for {}.",
+        "Best regards, {}",
+        "{} here, hello.",
+        "I am calling for my neighbour Dr. {}.",
+        "The form was signed by {} and by my wife.",
+    ),
+    "EMAIL": (
+        "My e-mail is {}.",
+        "You can reach me at {}.",
+        "Please write to {}.",
+        "{} is my new address, the old one is closed.",
+        "Reply to <{}> please.",
+    ),
+    "PHONE": (
+        "My phone number is {}.",
+        "Please call me back on {}.",
+        "My mobile is {}.",
+        "Tel: {}",
+        "Ring {} after five.",
+        "I changed my number to {}.",
+    ),
+    "CREDIT_CARD": (
+        "My card number is {}.",
+        "The credit card is {}.",
+        "I paid with card {}.",
+        "Card no. {} was blocked.",
+        "It says {} on the front of the card.",
+    ),
+    "IBAN": (
+        "My IBAN is {}.",
+        "Please send it to the account {}.",
+        "The transfer went to IBAN {}.",
+        "IBAN: {}",
+        "I moved the money to {}, was that right?",
+    ),
+    "US_SSN": (
+        "My social security number is {}.",
+        "My SSN is {}.",
+        "The SSN on the form is {}.",
+        "SSN {}",
+        "For the tax form: social security {}.",
+    ),
+    "STREET_ADDRESS": (
+        "I live at {}.",
+        "My address is {}.",
+        "Please send the letter to {}.",
+        "We moved, the new home is {}.",
+        "Deliver it to: {}.",
+    ),
+    "DATE_OF_BIRTH": ("I was born on {}.", "My date of birth is {}.", "DOB: {}.", "Born {}.", "My birthday is {}."),
+    "IP_ADDRESS": (
+        "My IP address is {}.",
+        "The login came from {}.",
+        "I see a session from IP {}.",
+        "Blocked: {}.",
+        "It tells me {} is not trusted.",
+    ),
     "URL_CREDENTIALS": (
         "I use the link {} to sign in.",
         "The export is at {} every night.",
         "The address with the password is {} for now.",
     ),
-    "API_KEY": ("The API key is {}.", "My app uses the token {}.", "The secret key {} has leaked."),
-    "PASSPORT": ("My passport number is {}.", "The passport {} is still valid.", "I travel on passport no. {}."),
-    "UK_NINO": ("My national insurance number is {}.", "My NINO is {}.", "The NI number is {}."),
-    "UK_NHS": ("My NHS number is {}.", "The NHS number on the letter is {}."),
-    "MAC_ADDRESS": ("The MAC address of my phone is {}.", "My router shows the MAC {}."),
-    "CRYPTO_WALLET": ("My bitcoin wallet is {}.", "Please refund to the BTC address {}.", "The crypto wallet {} is mine."),
+    "API_KEY": (
+        "The API key is {}.",
+        "My app uses the token {}.",
+        "The secret key {} has leaked.",
+        "I pasted {} into the chat by mistake.",
+    ),
+    "PASSPORT": (
+        "My passport number is {}.",
+        "The passport {} is still valid.",
+        "I travel on passport no. {}.",
+        "Passport: {}.",
+        "The number in my passport reads {}.",
+    ),
+    "UK_NINO": ("My national insurance number is {}.", "My NINO is {}.", "The NI number is {}.", "NI: {}."),
+    "UK_NHS": ("My NHS number is {}.", "The NHS number on the letter is {}.", "NHS {} is what the clinic gave me."),
+    "MAC_ADDRESS": ("The MAC address of my phone is {}.", "My router shows the MAC {}.", "The device {} cannot log in."),
+    "CRYPTO_WALLET": (
+        "My bitcoin wallet is {}.",
+        "Please refund to the BTC address {}.",
+        "The crypto wallet {} is mine.",
+        "I sent the coins to {}.",
+    ),
 }
+DECOYS = (
+    "The ticket is {7}.",
+    "My app shows version {1}.{2}.{1}.",
+    "I waited from {clock} to {clock}.",
+    "The appointment is on {date} at {clock}.",
+    "The error code is E-{5}-{2}.",
+    "The serial number of the card reader is SN{8}.",
+    "It was letter {3}-{2} of {date}.",
+    "The parcel {4} {4} {2} has not arrived.",
+    "I was number {3} in the queue on {date}.",
+    "The invoice over {3}.{2} has the reference RF{6}.",
+)
+"""Numbers that are nobody's personal data."""
 FOREIGN_CONTEXTS: Mapping[str, Mapping[str, str]] = {
     "de": {
         "PERSON": "Ich heiße {}.",
@@ -68,6 +150,13 @@ def sentence(r: random.Random, entity: str, seed: int) -> tuple[str, Pii]:
     """An English sentence that holds a value of type `entity` from any locale, and the value."""
     value = r.choice(_pool(seed, r.choice(LOCALES))[entity])
     return r.choice(CONTEXTS[entity]).format(value), Pii(entity, value)
+
+
+def decoy(r: random.Random) -> str:
+    """A sentence with numbers that look like personal data and are none."""
+    clock = f"{r.randint(8, 18):02d}:{r.randint(0, 59):02d}"
+    date = r.choice(("{d:02d}.{m:02d}.2026", "2026-{m:02d}-{d:02d}", "{m}/{d}/2026")).format(d=r.randint(1, 28), m=r.randint(1, 12))
+    return re.sub(r"\{(\w+)\}", lambda m: {"clock": clock, "date": date}.get(m[1]) or _number(r, int(m[1])), r.choice(DECOYS))
 
 
 def foreign_sentence(r: random.Random, language: str, seed: int) -> tuple[str, Pii]:
@@ -115,6 +204,11 @@ def _grouped(r: random.Random, value: str, size: int, separators: Sequence[str])
 
 def _digits(r: random.Random, n: int) -> str:
     return "".join(r.choices(string.digits, k=n))
+
+
+def _number(r: random.Random, n: int) -> str:
+    """`n` digits without a leading zero."""
+    return str(r.randint(10 ** (n - 1), 10**n - 1))
 
 
 def _letters(r: random.Random, n: int, alphabet: str = string.ascii_letters + string.digits) -> str:

@@ -230,12 +230,13 @@ def _keyed(home: Home, table: str, known: Truth) -> dict[tuple[str, str], list[d
 
 
 def _key(row: Mapping[str, Any], known: Truth) -> tuple[str, str] | None:
-    stem = _name(row["uri"]).split(".")[0]
+    stem = _name(row["uri"])
     return next(((row["day"], key) for key in (row["external_id"], stem) if (row["day"], key) in known.documents), None)
 
 
 def _name(uri: str) -> str:
-    return uri.rsplit("/", 1)[-1]
+    """The stem of the file, which a uri keeps whether it keeps folder and suffix or not."""
+    return uri.rsplit("/", 1)[-1].split(".")[0]
 
 
 def _day(key: str) -> str:
