@@ -8,17 +8,13 @@ from typing import Any
 from dagster import Field
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._serdes import ConfigurableClassData
 
 from llm_pipeline.defs.resources import dagster_folder, postgres_url
 
 
-class ChosenStorage(ConfigurableClass):
+class ChosenStorage(DagsterSqliteStorage):
     """Named in dagster.yaml; building it gives the storage that the environment asks for."""
-
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        return None
 
     @classmethod
     def config_type(cls) -> dict[str, Field]:
