@@ -10,6 +10,7 @@ import pyarrow as pa
 from llm_pipeline.curation.contract_page import write_page
 from llm_pipeline.curation.ledger import counts_by_rule, reconcile
 from llm_pipeline.curation.sources import Source, load_sources
+from llm_pipeline.defs import curation_datasets
 from llm_pipeline.defs.partitions import daily
 from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource, home_folder
@@ -42,7 +43,7 @@ def check_contract(home: Home, table: str, day: str, rows: pa.Table) -> dg.Asset
     result = validate(table, day, rows)
     page = write_page(result, home.reports)
     broken = [f"{outcome.type}({outcome.column}): {outcome.failed} rows" for outcome in result.outcomes if not outcome.success]
-    metadata = {"rows": result.rows, "expectations": len(result.outcomes), "broken": broken, "page": dg.MetadataValue.path(str(page))}
+    metadata: dict[str, Any] = {"rows": result.rows, "expectations": len(result.outcomes), "broken": broken, "page": dg.MetadataValue.path(str(page))}
     return dg.AssetCheckResult(passed=result.success, asset_key=table, check_name=f"{table}_contract", metadata=metadata)
 
 
@@ -154,7 +155,7 @@ def raw_asset(source: Source) -> dg.AssetsDefinition:
             "dagster/row_count": rows.num_rows,
             "damaged": sum(problems.values()),
             "problems": dg.MetadataValue.json(dict(problems)),
-            "bytes": sum(len(content) for content in rows["content"].to_pylist()),
+            "bytes": sum(len(content or b"") for content in rows["content"].to_pylist()),
             "media_types": mix(rows, "media_type"),
             **{name: getattr(source, name) for name in ("licence", "owner", "consent", "policy")},
         }
@@ -223,7 +224,7 @@ def filtered_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
     yield from publish(place, day, "filtered_documents", rows, "filtered_ledger", ledger, received.num_rows, extra)
 
 
-assets: list[dg.AssetsDefinition] = [*(raw_asset(source) for source in SOURCES), documents, filtered_documents]
+assets: list[dg.AssetsDefinition] = [*(raw_asset(source) for source in SOURCES), documents, filtered_documents, *curation_datasets.assets]
 asset_checks: list[dg.AssetChecksDefinition] = []
 
 defs = dg.Definitions(assets=assets, asset_checks=asset_checks)

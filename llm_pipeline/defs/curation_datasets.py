@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from llm_pipeline.curation.sources import load_sources
 from llm_pipeline.defs.partitions import daily
 from llm_pipeline.defs.plots import figure
-from llm_pipeline.defs.resources import HomeResource, home_folder
+from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.paths import DATA
 from llm_pipeline.store import Artifact, file_hash
 
@@ -32,7 +32,7 @@ class SftConfig(dg.Config):
     seed: int = 0
 
 
-def _check(asset: str, name: str, problems: object, **metadata: Any) -> dg.AssetCheckResult:
+def _check(asset: str, name: str, problems: list[str] | dict[str, int], **metadata: Any) -> dg.AssetCheckResult:
     """A blocking check that passes when there are no problems; they are shown in its metadata."""
     return dg.AssetCheckResult(
         passed=not problems, asset_key=asset, check_name=name, metadata={"problems": dg.MetadataValue.json(problems), **metadata}
@@ -62,7 +62,7 @@ def _records(rows: list[dict[str, Any]]) -> dg.MetadataValue[Any]:
 
 
 def _made(asset: str, artifact: Artifact, metadata: Mapping[str, Any]) -> dg.MaterializeResult[Any]:
-    common = {"reused": artifact.reused, "id": artifact.id, "path": dg.MetadataValue.path(str(artifact.path))}
+    common: dict[str, Any] = {"reused": artifact.reused, "id": artifact.id, "path": dg.MetadataValue.path(str(artifact.path))}
     return dg.MaterializeResult(asset_key=asset, metadata={**common, **metadata}, data_version=dg.DataVersion(artifact.id))
 
 
@@ -98,7 +98,7 @@ def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
     place.lake.replace("scrubbed_spans", day, spans)
     version = place.lake.replace("scrubbed_documents", day, rows)
     types = dict(Counter(str(entity) for entity in spans["entity"].to_pylist()).most_common())
-    metadata = {
+    metadata: dict[str, Any] = {
         "dagster/row_count": rows.num_rows,
         "spans": spans.num_rows,
         "documents_changed": len(set(spans["id"].to_pylist())),
@@ -131,7 +131,7 @@ def signatures(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Mate
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 
 
-@dg.asset(group_name="curation", owners=OWNERS, kinds={"json"}, tags={"stage": "suites"}, deps=[dg.AssetKey(["raw", "support"])])
+@dg.asset(group_name="curation", owners=OWNERS, kinds={"json"}, tags={"stage": "suites"})
 def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
     """The questions that models are judged by: the bank's own (held-out phrasings only) and those of user sources."""
     from llm_pipeline.curation.suites import build_suites
