@@ -1,0 +1,155 @@
+"""Personal data: what is found, what is left alone, and that scrubbing is complete and stable."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_pipeline.curation.pii import PiiPolicy, load_policy, scan_texts, scrub_messages, scrub_texts, validators
+from llm_pipeline.curation.pii.policy import ENTITIES
+from llm_pipeline.curation.pii.scan import policy_rules, prefilter
+from llm_pipeline.curation.scrubbing import remaining, scrub_day
+from llm_pipeline.errors import ConfigError
+
+POLICY = load_policy()
+FOUND = [
+    ("EMAIL", "write to maria.garcia+bank@mail.example.co.uk today", "maria.garcia+bank@mail.example.co.uk"),
+    ("PHONE", "reach me at +44 20 7946 0958 please", "+44 20 7946 0958"),
+    ("PHONE", "or (555) 123-4567 x12.", "(555) 123-4567 x12"),
+    ("CREDIT_CARD", "paid with 4111 1111 1111 1111.", "4111 1111 1111 1111"),
+    ("IBAN", "to GB29 NWBK 6016 1331 9268 19 thanks", "GB29 NWBK 6016 1331 9268 19"),
+    ("US_SSN", "the SSN is 536-22-8726.", "536-22-8726"),
+    ("UK_NINO", "NINO AB 12 34 56 C", "AB 12 34 56 C"),
+    ("UK_NHS", "my NHS number is 943 476 5919", "943 476 5919"),
+    ("PASSPORT", "my passport number is 533401234", "533401234"),
+    ("IP_ADDRESS", "a login from 203.0.113.77 and", "203.0.113.77"),
+    ("IP_ADDRESS", "from 2001:db8:85a3::8a2e:370:7334 and", "2001:db8:85a3::8a2e:370:7334"),
+    ("MAC_ADDRESS", "router 00:1B:44:11:3A:B7.", "00:1B:44:11:3A:B7"),
+    ("URL_CREDENTIALS", "at https://bob:hunter2@files.example/x.", "https://bob:hunter2@files.example/x"),
+    ("CRYPTO_WALLET", "wallet 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"),
+    ("API_KEY", "the key AKIAIOSFODNN7EXAMPLE leaked", "AKIAIOSFODNN7EXAMPLE"),
+    ("DATE_OF_BIRTH", "I was born on 12 March 1985.", "12 March 1985"),
+    ("STREET_ADDRESS", "I live at 742 Evergreen Terrace, Springfield, IL 62704.", "742 Evergreen Terrace, Springfield, IL 62704"),
+    ("STREET_ADDRESS", "wohne in der Gartenstraße 12, 80331 München.", "Gartenstraße 12, 80331 München"),
+    ("PERSON", "yesterday Maria Garcia called", "Maria Garcia"),
+    ("PERSON", "my name is john smith, hello", "john smith"),
+    ("BANK_ACCOUNT", "the account number is 12345678.", "12345678"),
+]
+PUBLIC = [
+    "The monthly fee of the Harbor Current Account is $4.50 and the limit is $1,234.50.",
+    "Support hours: 8:00 to 18:30, on weekdays, 24 business days, 12.45%, 15 transfers per month.",
+    "Jasper Home Loan, Iris Savings Account and Hazel Credit Card are new since 2026-01-08.",
+    "Python 3.11.4 and version 2.31.0.1 read 1000000 rows in 0.25 seconds, order 1234567890.",
+    "Thank you for waiting. Good morning, Agent. Dear Customer, welcome to the Summit Student Account.",
+    "The account was closed after 24 months; call us before noon with a passcode.",
+    "Listening on 127.0.0.1 and 0.0.0.0, 2024-12-31 23:59:59.",
+]
+
+
+@pytest.mark.parametrize(("entity", "text", "value"), FOUND)
+def test_finds_each_type_exactly(entity: str, text: str, value: str) -> None:
+    spans = scan_texts([text], POLICY)
+    assert [(span.entity, text[span.start : span.end]) for span in spans] == [(entity, value)]
+
+
+def test_every_declared_type_has_an_example() -> None:
+    assert {entity for entity, _, _ in FOUND} == set(ENTITIES)
+
+
+@pytest.mark.parametrize("text", PUBLIC)
+def test_leaves_public_facts_alone(text: str) -> None:
+    assert [(span.entity, text[span.start : span.end]) for span in scan_texts([text], POLICY)] == []
+
+
+def test_checksums() -> None:
+    assert validators.luhn("4111 1111 1111 1111")
+    assert not validators.luhn("4111 1111 1111 1112")
+    assert validators.iban("DE89370400440532013000")
+    assert not validators.iban("DE89370400440532013001")
+    assert validators.nhs("943-476-5919")
+    assert not validators.nhs("943-476-5918")
+    assert validators.wallet("bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4")
+    assert not validators.wallet("bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t5")
+    assert validators.routing("021000021")
+
+
+pieces = st.lists(
+    st.one_of(
+        st.sampled_from([text for _, text, _ in FOUND] + [value for _, _, value in FOUND] + PUBLIC),
+        st.sampled_from(
+            ["passport", "account", "IBAN", "born", "phone", "Dr. ", "Dear ", "card", "SSN", "NHS", "token", "\n", ", ", "-", ".", "(", "+"]
+        ),
+        st.text(alphabet="0123456789 -.()+:/@#aAbBéÜßx", max_size=18),
+    ),
+    max_size=9,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces)
+def test_prefilter_is_a_superset_of_the_matchers(parts: list[str]) -> None:
+    for text in (" ".join(parts), "".join(parts)):
+        series = pl.Series([text])
+        for rule in policy_rules(POLICY):
+            if any(True for _ in rule.find(text)):
+                assert prefilter(rule, series) == [0], rule.name
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces)
+def test_scrubbed_text_scans_clean_and_scrubbing_is_idempotent(parts: list[str]) -> None:
+    text = " ".join(parts)
+    scrubbed, spans = scrub_texts([text], POLICY)
+    assert scan_texts(scrubbed, POLICY) == []
+    assert scrub_texts(scrubbed, POLICY) == (scrubbed, [])
+    assert all(0 <= a.start < a.end <= len(text) for a in spans)
+    assert all(a.end <= b.start for a, b in pairwise(spans))
+
+
+def test_modes() -> None:
+    text = "Mail bob@example.com from 203.0.113.77 or AB123456C now"
+    policy = PiiPolicy(modes={"EMAIL": "mask", "IP_ADDRESS": "drop", "UK_NINO": "keep"})
+    assert scrub_texts([text], policy)[0] == ["Mail ***@*******.*** from  or AB123456C now"]
+
+
+def test_an_allowed_text_is_public() -> None:
+    assert scan_texts(["write to help@bank.example"], PiiPolicy(allow=("help@bank.example",))) == []
+
+
+def test_an_unknown_entity_names_the_near_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'EMAIL'"):
+        PiiPolicy(modes={"EMIAL": "mask"})
+
+
+def test_messages_follow_the_text_even_when_the_context_is_in_another_turn() -> None:
+    messages = [{"role": "assistant", "content": "What is your account number?"}, {"role": "user", "content": "12345678"}]
+    text = "Agent: What is your account number?\nCustomer: 12345678"
+    spans = scan_texts([text], POLICY)
+    assert scrub_messages(text, spans, messages, POLICY) == ([messages[0], {"role": "user", "content": "[BANK_ACCOUNT]"}], True)
+
+
+def test_a_day_keeps_its_rows_and_the_ledger_holds_no_value() -> None:
+    row = {
+        "day": "2026-01-01", "id": "a", "source": "s", "uri": "u", "row": 0, "external_id": None, "kind": "conversation", "title": "From bob@example.com",
+        "text": "Customer: I am Maria Garcia, bob@example.com\nAgent: Thanks.", "language": "en", "language_score": 1.0, "licence": "x",
+        "messages": json.dumps([{"role": "user", "content": "I am Maria Garcia, bob@example.com"}, {"role": "assistant", "content": "Thanks."}]),
+    }  # fmt: skip
+    rows, spans, ledger = scrub_day(pa.Table.from_pylist([row]), "2026-01-01", POLICY)
+    assert rows["text"].to_pylist() == ["Customer: I am [PERSON], [EMAIL]\nAgent: Thanks."]
+    assert rows["title"].to_pylist() == ["From [EMAIL]"]
+    assert json.loads(str(rows["messages"][0].as_py()))[0]["content"] == "I am [PERSON], [EMAIL]"
+    assert remaining(rows, POLICY) == {}
+    assert spans["entity"].to_pylist() == ["PERSON", "EMAIL"]
+    assert [(entry["rule"], entry["action"]) for entry in ledger.to_pylist()] == [("pii_email", "changed"), ("pii_person", "changed")]
+    assert "Garcia" not in str(ledger.to_pylist()) + str(spans.to_pylist())
+
+
+def test_no_rows() -> None:
+    assert scrub_texts([], POLICY) == ([], [])
+    assert scrub_texts([""], POLICY) == ([""], [])
