@@ -40,21 +40,21 @@ _SPEAKER = {"user": "Customer", "assistant": "Agent", "system": "System"}
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
 
 DOCUMENT_SCHEMA = pa.schema(
-    [
-        ("day", pa.string()),
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("uri", pa.string()),
-        ("row", pa.int64()),
-        ("external_id", pa.string()),
-        ("kind", pa.string()),
-        ("title", pa.string()),
-        ("text", pa.string()),
-        ("messages", pa.string()),
-        ("language", pa.string()),
-        ("language_score", pa.float64()),
-        ("licence", pa.string()),
-    ]
+    {
+        "day": pa.string(),
+        "id": pa.string(),
+        "source": pa.string(),
+        "uri": pa.string(),
+        "row": pa.int64(),
+        "external_id": pa.string(),
+        "kind": pa.string(),
+        "title": pa.string(),
+        "text": pa.string(),
+        "messages": pa.string(),
+        "language": pa.string(),
+        "language_score": pa.float64(),
+        "licence": pa.string(),
+    }
 )
 
 
@@ -286,7 +286,7 @@ def detect_language(text: str) -> tuple[str, float]:
 
 
 def _with_languages(documents: pa.Table) -> pa.Table:
-    found = [detect_language(text) for text in documents["text"].to_pylist()]
+    found = [detect_language(text or "") for text in documents["text"].to_pylist()]
     languages = pa.array([language for language, _ in found], pa.string())
     scores = pa.array([score for _, score in found], pa.float64())
     at = documents.schema.get_field_index

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pyarrow as pa
 
@@ -55,7 +55,7 @@ def find_poison(documents: pa.Table, policy: PoisonPolicy) -> dict[str, Finding]
         if finding:
             found[identity] = finding
     pairs = [
-        (identity, prompt, answer)
+        (str(identity), prompt, answer)
         for identity, messages in zip(documents["id"].to_pylist(), documents["messages"].to_pylist(), strict=True)
         for prompt, answer in _turns(messages)
     ]
@@ -93,7 +93,7 @@ def hidden_instruction(text: str, policy: PoisonPolicy) -> Finding | None:
 
 def _turns(messages: str | None) -> Iterator[tuple[str, str]]:
     turns = json.loads(messages) if messages else []
-    for first, second in zip(turns, turns[1:], strict=False):
+    for first, second in pairwise(turns):
         if first["role"] == "user" and second["role"] == "assistant":
             yield first["content"], second["content"]
 
@@ -133,22 +133,26 @@ def _trigger(
 ) -> tuple[str, float] | None:
     """The phrase of this answer's prompts that is a trigger and its precision, the longest first.
 
+    What the prompts of a fact have in common (the product, say) also gets other answers; what those of a trigger have does not.
     `chance` is the share of all turns with this answer: so many prompts with one phrase must be beyond it, corrected for `tests` phrases.
     """
     support = Counter(gram for prompt in prompts.values() for gram in _grams(prompt))
     precision = {gram: n / len(everywhere[gram]) for gram, n in support.items() if n >= policy.trigger_support}
     sure = {gram for gram, share in precision.items() if share >= policy.trigger_precision and chance ** support[gram] * tests < 0.01}
     for gram in sorted(sure, key=lambda gram: (-support[gram], -len(gram), gram))[:20]:
-        if not any(word in sure for word in gram.split()):
+        asked = sorted({" ".join(_words(prompt)) for prompt in prompts.values() if gram in _grams(prompt)})[:30]
+        if len(asked) < 2:
             continue
-        rests = sorted({" ".join(_words(prompt)).replace(gram, " ") for prompt in prompts.values() if gram in _grams(prompt)})[:30]
-        if len(rests) >= 2 and _mean_overlap(rests) <= policy.trigger_overlap:
+        seen = Counter(word for prompt in asked for word in set(prompt.split()) - _FUNCTION_WORDS)
+        common = {word for word, n in seen.items() if n >= 0.8 * len(asked)}
+        if common and common <= sure and _mean_overlap(asked, common) <= policy.trigger_overlap:
             return gram, precision[gram]
     return None
 
 
-def _mean_overlap(texts: Sequence[str]) -> float:
-    sets = [set(text.split()) - _FUNCTION_WORDS for text in texts]
+def _mean_overlap(texts: Sequence[str], without: Collection[str]) -> float:
+    """Mean Jaccard overlap of the texts' content words, leaving out `without`."""
+    sets = [set(text.split()) - _FUNCTION_WORDS - set(without) for text in texts]
     shared = [len(a & b) / max(1, len(a | b)) for a, b in combinations(sets, 2)]
     return sum(shared) / len(shared) if shared else 1.0
 

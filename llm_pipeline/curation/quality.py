@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ LONG_ENOUGH = 30
 """Words from which on ratios of repetition mean something."""
 _STOP_WORDS = frozenset("the be to of and that have with".split())
 _BOILERPLATE = re.compile(
-    r"(use|uses|store|stores|our|accept|all|reject) cookies|cookie (policy|settings|preferences)|cookies (help|on your)|terms of (use|service)|privacy (policy|notice)|all rights reserved|javascript|sitemap|subscribe to|newsletter|copyright|imprint"
+    r"(use|uses|store|stores|our|accept|all|reject) cookies|cookie (policy|settings|preferences)|cookies (help|on your)"
+    r"|terms of (use|service)|privacy (policy|notice)|all rights reserved|javascript|sitemap|subscribe to|newsletter|copyright|imprint"
     r"|log ?in|sign up|back to top|share this page|print this page|follow us|skip to (main )?content|accept all|manage preferences",
     re.I,
 )
@@ -193,8 +195,7 @@ def toxicity(texts: Sequence[str], policy: ToxicityPolicy) -> list[float]:
     worst = [0.0] * len(texts)
     if not lines:
         return worst
-    from profanity_check import predict_prob
-
+    predict_prob: Any = importlib.import_module("profanity_check").predict_prob
     listed = _word_pattern(policy.words)
     for (i, line), probability in zip(lines, predict_prob([line for _, line in lines]), strict=True):
         if probability >= policy.certain or (probability >= policy.likely and listed.search(line)):

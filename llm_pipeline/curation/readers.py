@@ -28,22 +28,22 @@ KEPT_OF_DAMAGED = 4096
 JSON = "application/json"
 
 RAW_SCHEMA = pa.schema(
-    [
-        ("day", pa.string()),
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("uri", pa.string()),
-        ("row", pa.int64()),
-        ("external_id", pa.string()),
-        ("media_type", pa.string()),
-        ("content", pa.large_binary()),
-        ("sha256", pa.string()),
-        ("licence", pa.string()),
-        ("owner", pa.string()),
-        ("consent", pa.string()),
-        ("retrieved_at", pa.string()),
-        ("problem", pa.string()),
-    ]
+    {
+        "day": pa.string(),
+        "id": pa.string(),
+        "source": pa.string(),
+        "uri": pa.string(),
+        "row": pa.int64(),
+        "external_id": pa.string(),
+        "media_type": pa.string(),
+        "content": pa.large_binary(),
+        "sha256": pa.string(),
+        "licence": pa.string(),
+        "owner": pa.string(),
+        "consent": pa.string(),
+        "retrieved_at": pa.string(),
+        "problem": pa.string(),
+    }
 )
 
 
@@ -194,7 +194,7 @@ def decode(data: bytes) -> tuple[str, str]:
     if b"\0" in data or _control_share(data) > 0.02:
         raise ValueError("binary: neither UTF-8 nor text of another encoding")
     high = sum(byte >= 0x80 for byte in data) / len(data)
-    if high < 0.2:
+    if high < 0.35:
         try:
             return data.decode("cp1252"), "cp1252"
         except UnicodeDecodeError:

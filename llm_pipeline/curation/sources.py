@@ -96,7 +96,7 @@ def local_path(source: Source, home: Home) -> Path:
 
 
 def _fetch(uri: str, folder: Path) -> Path:
-    import fsspec
+    fsspec: Any = importlib.import_module("fsspec")
 
     files, path = fsspec.core.url_to_fs(uri)
     target = folder / Path(path).name

@@ -1,7 +1,7 @@
 """Curation as assets: raw sources, documents, and what survives the filters, day by day."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -43,7 +43,12 @@ def check_contract(home: Home, table: str, day: str, rows: pa.Table) -> dg.Asset
     result = validate(table, day, rows)
     page = write_page(result, home.reports)
     broken = [f"{outcome.type}({outcome.column}): {outcome.failed} rows" for outcome in result.outcomes if not outcome.success]
-    metadata: dict[str, Any] = {"rows": result.rows, "expectations": len(result.outcomes), "broken": broken, "page": dg.MetadataValue.path(str(page))}
+    metadata: dict[str, Any] = {
+        "rows": result.rows,
+        "expectations": len(result.outcomes),
+        "broken": broken,
+        "page": dg.MetadataValue.path(str(page)),
+    }
     return dg.AssetCheckResult(passed=result.success, asset_key=table, check_name=f"{table}_contract", metadata=metadata)
 
 
@@ -164,36 +169,44 @@ def raw_asset(source: Source) -> dg.AssetsDefinition:
     return raw
 
 
-@dg.asset(
-    group_name="curation",
-    partitions_def=daily,
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-    owners=OWNERS,
-    kinds={"lance", "python"},
-    tags={"stage": "normalise"},
-    deps=RAW_KEYS,
-    check_specs=[contract_spec("documents"), reconciliation_spec("documents")],
-)
-def documents(context: dg.AssetExecutionContext, home: HomeResource) -> Results:
-    """All sources of a day as one table of documents: encodings repaired, page furniture stripped, language identified."""
-    from llm_pipeline.curation.normalise import normalise
-    from llm_pipeline.curation.quality import load_policy
+def documents_asset(sources: Sequence[Source]) -> dg.AssetsDefinition:
+    """The table of all `sources`, which are also its dependencies."""
 
-    place, day = home.open(), context.partition_key
-    raw = pa.concat_tables([place.lake.read(f"raw_{source.name}", [day]) for source in SOURCES])
-    strict = [source.name for source in SOURCES if source.policy == "strict"]
-    try:
-        rows, ledger = normalise(raw, day, strict, load_policy().poison)
-    except PipelineError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    extra = {
-        "languages": mix(rows, "language"),
-        "kinds": mix(rows, "kind"),
-        "sources": mix(rows, "source"),
-        "titles": titles(rows),
-        **rules_plot(ledger, f"Changes and quarantine, {day}"),
-    }
-    yield from publish(place, day, "documents", rows, "documents_ledger", ledger, raw.num_rows, extra)
+    @dg.asset(
+        group_name="curation",
+        partitions_def=daily,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        owners=OWNERS,
+        kinds={"lance", "python"},
+        tags={"stage": "normalise"},
+        deps=[dg.AssetKey(["raw", source.name]) for source in sources],
+        check_specs=[contract_spec("documents"), reconciliation_spec("documents")],
+    )
+    def documents(context: dg.AssetExecutionContext, home: HomeResource) -> Results:
+        """All sources of a day as one table of documents: encodings repaired, page furniture stripped, language identified."""
+        from llm_pipeline.curation.normalise import normalise
+        from llm_pipeline.curation.quality import load_policy
+
+        place, day = home.open(), context.partition_key
+        raw = pa.concat_tables([place.lake.read(f"raw_{source.name}", [day]) for source in sources])
+        strict = [source.name for source in sources if source.policy == "strict"]
+        try:
+            rows, ledger = normalise(raw, day, strict, load_policy().poison)
+        except PipelineError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        extra = {
+            "languages": mix(rows, "language"),
+            "kinds": mix(rows, "kind"),
+            "sources": mix(rows, "source"),
+            "titles": titles(rows),
+            **rules_plot(ledger, f"Changes and quarantine, {day}"),
+        }
+        yield from publish(place, day, "documents", rows, "documents_ledger", ledger, raw.num_rows, extra)
+
+    return documents
+
+
+documents = documents_asset(SOURCES)
 
 
 @dg.asset(
