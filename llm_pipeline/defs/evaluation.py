@@ -1,7 +1,5 @@
 """Assets of evaluation: the report on base, candidate and champion, and the decision that the release reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ class EvalConfig(dg.Config):
 
     primary: str = ""
     limit: int = 150
+    limit_other: int = 40
     max_new_tokens: int = 40
     passages: int = 2
     base_retrieval: bool = False

@@ -1,7 +1,5 @@
 """Assets of retrieval: chunks per day, one index generation over all days, and how well it finds answers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

@@ -27,6 +27,8 @@ class EvalSettings:
     """Suite that decides; empty: see `primary_suite`."""
     limit: int = 150
     """Most questions per suite."""
+    limit_other: int = 40
+    """Most questions of a suite that says neither from when its answers are true nor that they are to be refused (a user's own)."""
     max_new_tokens: int = 40
     passages: int = PASSAGES
     base_retrieval: bool = False
@@ -37,7 +39,7 @@ def build_report(home: Home, prompt: Prompt, settings: EvalSettings | None = Non
     """Answers of base, candidate and champion (if any) to all suites, closed book and with the live index, and the report on them."""
     settings = settings or EvalSettings()
     suites = home.artifacts.named("evaluation_suites")
-    chosen = {name: suite.sample(settings.limit) for name, suite in load_suites(suites).items() if suite.rows}
+    chosen = {name: suite.sample(_limit(suite, settings)) for name, suite in load_suites(suites).items() if suite.rows}
     indexes = Artifacts(home.indexes)
     index = indexes.named("vector_index", "live") if indexes.has("vector_index", "live") else None
     models = _models(home)
@@ -91,7 +93,7 @@ def build_answers(
         "suites": suites_id,
         "prompt": prompt.id,
         "index": index.id if index else None,
-        "limit": settings.limit,
+        "questions": {name: _limit(suite, settings) for name, suite in suites.items()},
         "max_new_tokens": settings.max_new_tokens,
         "passages": settings.passages if index else 0,
         "scoring": SCORING,
@@ -146,6 +148,11 @@ def snapshot_day(home: Home) -> str | None:
         if isinstance(days := place.get("days"), list | dict) and days:
             return max(map(str, days))
     return None
+
+
+def _limit(suite: Suite, settings: EvalSettings) -> int:
+    known = suite.valid_from or suite.kind == "refusal" or suite.name == settings.primary
+    return settings.limit if known else min(settings.limit, settings.limit_other)
 
 
 def _models(home: Home) -> dict[str, Artifact]:
