@@ -14,7 +14,7 @@ from llm_pipeline.defs.resources import dagster_folder, postgres_url
 
 
 class ChosenStorage(DagsterSqliteStorage):
-    """Named in dagster.yaml; building it gives the storage that the environment asks for."""
+    """Named in dagster.yaml; it stays abstract: building it from configuration gives the storage that the environment asks for."""
 
     @classmethod
     def config_type(cls) -> dict[str, Field]:
