@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Batcher:
 
     async def generate(
         self, prompt: Sequence[int], longest: int, temperature: float = 0.0, top_p: float = 1.0, *, probe: bool = False
-    ) -> AsyncIterator[Tokens]:
+    ) -> AsyncGenerator[Tokens, None]:
         """Yield the tokens so far whenever there are more; closing the iterator cancels the request. A probe does not queue."""
         self.waiting += 1
         try:

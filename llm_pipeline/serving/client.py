@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -89,7 +88,16 @@ def wait(home: Home, rollout: int, timeout: float = 900.0, each: Callable[[Rollo
         if each:
             each(current)
         time.sleep(0.4)
-    raise EndpointError(f"rollout {rollout} is still {current.status} after {timeout:g} s: {current.evidence.get('reason')}")
+    raise EndpointError(f"rollout {rollout} is not finished after {timeout:g} s: {state.rollout(rollout)}")
+
+
+def wait_ready(home: Home, timeout: float = 180.0) -> None:
+    """Wait until every release that has traffic has an engine that answers (after a restart, say)."""
+    deadline = time.monotonic() + timeout
+    while _get(f"{endpoint(home).url}/readyz")[0] != 200:
+        if time.monotonic() > deadline:
+            raise EndpointError(f"the endpoint is not ready after {timeout:g} s: {status(home)}")
+        time.sleep(0.2)
 
 
 def rollback(home: Home) -> int:
@@ -157,8 +165,3 @@ def _get(url: str) -> tuple[int, bytes]:
         return error.code, b""
     except (urllib.error.URLError, OSError):
         return 0, b""
-
-
-def spec_of(model: Path, prompt: Any, policy: Any, index: Path | None = None, *, retrieval: bool = False, passages: int = 2) -> Spec:
-    """A release's parts as they are on this machine."""
-    return Spec(str(model.resolve()), asdict(prompt), asdict(policy), str(index.resolve()) if index else None, retrieval, passages)

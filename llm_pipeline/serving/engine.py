@@ -27,10 +27,10 @@ from llm_pipeline.serving.asgi import (
     until_disconnect,
 )
 from llm_pipeline.serving.processes import die_with
-from llm_pipeline.serving.protocol import DEFAULT_MAX_TOKENS, ChatRequest, chunk, completion, models, parse_chat, usage_chunk
+from llm_pipeline.serving.protocol import DEFAULT_MAX_TOKENS, ChatRequest, chunk, completion, models, parse_chat, text_chunk, usage_chunk
 
 if TYPE_CHECKING:
-    from llm_pipeline.serving.batching import Batcher
+    from llm_pipeline.serving.batching import Batcher, Tokens
 
 PROBE_SECONDS = 10.0
 
@@ -84,37 +84,46 @@ class Engine:
         )
 
     async def _chat(self, request: ChatRequest, prompt: list[int], longest: int, send: Send) -> None:
-        from llm_pipeline.serving.batching import Detokenizer
-
         identity, stream = f"chatcmpl-{uuid.uuid4().hex}", EventStream(send)
-        text = Detokenizer(lambda ids: self.batcher.tokenizer.decode(ids, skip_special_tokens=True), request.stop)
-        pieces: list[str] = []
-        finish, ids, logprobs = "length", [], []
-        async with aclosing(self.batcher.generate(prompt, longest, request.temperature, request.top_p)) as tokens:
-            async for so_far in tokens:
-                ids, logprobs = list(so_far.ids), list(so_far.logprobs)
-                piece = text.feed(ids, last=so_far.finish is not None)
-                finish = "stop" if text.stopped else so_far.finish or finish
-                if piece:
-                    pieces.append(piece)
-                    if request.stream:
-                        await stream.event(
-                            chunk(identity, self.name, {"content": piece} if stream.started else {"role": "assistant", "content": piece})
-                        )
-                if text.stopped:
-                    break
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
-        detail = self._logprobs(ids, logprobs) if request.logprobs else None
+        try:
+            text, finish, tokens = await self._generate(request, prompt, longest, identity, stream)
+        except HttpError as error:
+            if not stream.started:
+                raise
+            await stream.event(error.body())  # the status has gone out: an error can only be one more event
+            return await stream.done()
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens.ids)}
+        detail = self._logprobs(tokens) if request.logprobs else None
         if not request.stream:
-            return await send_json(send, 200, completion(identity, self.name, "".join(pieces), finish, usage, logprobs=detail))
+            return await send_json(send, 200, completion(identity, self.name, text, finish, usage, logprobs=detail))
         await stream.event(chunk(identity, self.name, {}, finish, logprobs=detail))
         if request.include_usage:
             await stream.event(usage_chunk(identity, self.name, usage))
         await stream.done()
 
-    def _logprobs(self, ids: list[int], values: list[float]) -> dict[str, Any]:
+    async def _generate(
+        self, request: ChatRequest, prompt: list[int], longest: int, identity: str, stream: EventStream
+    ) -> tuple[str, str, Tokens]:
+        """The whole text, why it ended, and its tokens; streams the pieces on the way when that was asked for."""
+        from llm_pipeline.serving.batching import Detokenizer
+
+        text = Detokenizer(lambda ids: self.batcher.tokenizer.decode(ids, skip_special_tokens=True), request.stop)
+        pieces: list[str] = []
+        async with aclosing(self.batcher.generate(prompt, longest, request.temperature, request.top_p)) as results:
+            async for tokens in results:
+                piece = text.feed(tokens.ids, last=tokens.finish is not None)
+                if piece:
+                    pieces.append(piece)
+                    if request.stream:
+                        await stream.event(text_chunk(identity, self.name, piece, first=not stream.started))
+                if text.stopped:
+                    break
+        return "".join(pieces), "stop" if text.stopped else tokens.finish or "length", tokens
+
+    def _logprobs(self, generated: Tokens) -> dict[str, Any]:
         """OpenAI's shape; `token_id` besides, since a byte-level token need not be text of its own."""
-        tokens = self.batcher.tokenizer.convert_ids_to_tokens(ids)
+        ids, values = generated.ids, generated.logprobs
+        tokens = self.batcher.tokenizer.convert_ids_to_tokens(list(ids))
         entries = [
             {"token": token, "token_id": i, "logprob": value, "bytes": None, "top_logprobs": []}
             for i, token, value in zip(ids, tokens, values[: len(ids)], strict=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,8 @@ from llm_pipeline.serving.guardrails import Policy, safe_length
 from llm_pipeline.serving.protocol import ChatRequest
 from llm_pipeline.serving.routing import Found, Route
 
-FIRST_TOKEN_SECONDS = 60.0
+TOKEN_SECONDS = 60.0
+"""Longest wait for the engine's next token."""
 
 
 @dataclass
@@ -81,46 +83,66 @@ class Exchange:
             | ({"stop": list(request.stop)} if request.stop else {})
         )
 
-    async def events(self, http: aiohttp.ClientSession) -> AsyncIterator[dict[str, Any]]:
-        """The engine's events; raises `HttpError`: its own refusals as they are, everything else 503."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=FIRST_TOKEN_SECONDS)
-        try:
-            async with http.post(f"{self.route.url}/v1/chat/completions", json=self.upstream_body(), timeout=timeout) as response:
-                if response.status != 200:
-                    raise await _refusal(response)
-                buffer, ended = b"", False
-                async for data in response.content.iter_any():
-                    *events, buffer = (buffer + data).split(b"\n\n")
-                    for event in events:
-                        ended = ended or event == b"data: [DONE]"
-                        if not ended:
-                            yield json.loads(event.removeprefix(b"data: "))
-                if not ended:
-                    raise HttpError(503, "the engine ended in the middle of an answer", code="engine_failed", retry_after=1)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise HttpError(
-                503, f"no engine answers for release {self.route.release}: {error!r}", code="engine_unavailable", retry_after=1
-            ) from error
+    async def events(self, http: aiohttp.ClientSession) -> AsyncGenerator[dict[str, Any], None]:
+        """The engine's events; raises `HttpError`: its own refusals as they are, everything else 503.
 
-    async def pieces(self, http: aiohttp.ClientSession) -> AsyncIterator[str]:
+        A pooled connection may have been closed by the other side just before its use, so one lost before its first event is
+        tried again.
+        """
+        for last in (False, True):
+            begun = False
+            try:
+                async with aclosing(self._attempt(http)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                if begun or last or not isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+                    message = f"no engine answers for release {self.route.release}: {error!r}"
+                    raise HttpError(503, message, code="engine_unavailable", retry_after=1) from error
+
+    async def _attempt(self, http: aiohttp.ClientSession) -> AsyncGenerator[dict[str, Any], None]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=TOKEN_SECONDS)
+        async with http.post(f"{self.route.url}/v1/chat/completions", json=self.upstream_body(), timeout=timeout) as response:
+            if response.status != 200:
+                raise await _refusal(response)
+            buffer = b""
+            async for data in response.content.iter_any():
+                *events, buffer = (buffer + data).split(b"\n\n")
+                for event in events:
+                    if event == b"data: [DONE]":
+                        return
+                    content = json.loads(event.removeprefix(b"data: "))
+                    if "error" in content:
+                        raise HttpError(503, content["error"]["message"], code="engine_failed", retry_after=1)
+                    yield content
+            raise HttpError(503, "the engine ended in the middle of an answer", code="engine_failed", retry_after=1)
+
+    async def pieces(self, http: aiohttp.ClientSession) -> AsyncGenerator[str, None]:
         """The answer's text as it may be shown: what could still become personal data is held back until it did not."""
         text, shown = "", 0
-        async for event in self.events(http):
-            self.usage = {k: int(v) for k, v in event["usage"].items() if k in self.usage} if event.get("usage") else self.usage
-            choice = event["choices"][0] if event["choices"] else {"delta": {}, "finish_reason": None}
-            finish = choice["finish_reason"]
-            text += choice["delta"].get("content", "")
-            if text and "first_token" not in self.seconds:
-                self.seconds["first_token"] = self.clock()
-            if self._blocked(self.route.policy, text):
-                self.finish = "content_filter"
-                return
-            until = len(text) if finish else safe_length(text)
-            if until > shown:
-                piece, shown = text[shown:until], until
-                self.answer += piece
-                yield piece
-            self.finish = finish or self.finish
+        async with aclosing(self.events(http)) as events:
+            async for event in events:
+                choice = self._note(event)
+                text += choice["delta"].get("content", "")
+                if text and "first_token" not in self.seconds:
+                    self.seconds["first_token"] = self.clock()
+                if self._blocked(self.route.policy, text):
+                    self.finish = "content_filter"
+                    return
+                until = len(text) if choice["finish_reason"] else safe_length(text)
+                if until > shown:
+                    piece, shown = text[shown:until], until
+                    self.answer += piece
+                    yield piece
+                self.finish = choice["finish_reason"] or self.finish
+
+    def _note(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Keep an event's token counts and return its choice (an empty one when it has none)."""
+        if event.get("usage"):
+            self.usage = {name: int(event["usage"][name]) for name in self.usage}
+        return event["choices"][0] if event["choices"] else {"delta": {}, "finish_reason": None}
 
     def _blocked(self, policy: Policy, text: str) -> bool:
         self.guardrails += (found := policy.check_output(text))

@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from llm_pipeline.serving.guardrails import BLOCKED_INPUT, BLOCKED_OUTPUT
 from llm_pipeline.serving.interactions import SegmentWriter
 from llm_pipeline.serving.metrics import Metrics
 from llm_pipeline.serving.processes import die_with
-from llm_pipeline.serving.protocol import GATEWAY_FIELDS, chunk, completion, models, parse_chat, usage_chunk
+from llm_pipeline.serving.protocol import GATEWAY_FIELDS, chunk, completion, models, parse_chat, text_chunk, usage_chunk
 from llm_pipeline.serving.routing import Router, Snapshot, choose
 from llm_pipeline.serving.state import State, key_hash
 
@@ -152,14 +153,17 @@ class Gateway:
             raise
         except OSError as error:
             exchange.finish = "error"
-            await self._fail(stream, HttpError(503, f"the interaction log cannot be written: {error}", code="log_failed"))
-            return
+            return await self._fail(stream, HttpError(503, f"the interaction log cannot be written: {error}", code="log_failed"))
         except HttpError as error:
-            exchange.finish = "error"
+            exchange.finish = "error" if error.status != 400 else "refused"
             if error.status != 400:
                 await self._log.append(exchange.record())
-            await self._fail(stream, error)
-            return
+            return await self._fail(stream, error)
+        except Exception:
+            log.exception("interaction %s failed", exchange.id)
+            exchange.finish = "error"
+            await self._log.append(exchange.record())
+            return await self._fail(stream, HttpError(500, "internal error"))
         await self._reply(exchange, stream, send)
 
     async def _fail(self, stream: EventStream, error: HttpError) -> None:
@@ -176,19 +180,29 @@ class Gateway:
         if exchange.guardrails:
             exchange.answer, exchange.finish = BLOCKED_INPUT, "content_filter"
             if request.stream:
-                await stream.event(chunk(exchange.id, MODEL, {"role": "assistant", "content": BLOCKED_INPUT}))
+                await stream.event(text_chunk(exchange.id, MODEL, BLOCKED_INPUT, first=True))
             return
         if request.retrieval if request.retrieval is not None else route.retrieval:
             await self._retrieve(exchange)
         if route.url is None:
             raise HttpError(503, f"no engine answers for release {route.release}", code="engine_unavailable", retry_after=1)
-        async for piece in exchange.pieces(self._http):
-            if request.stream:
-                await stream.event(
-                    chunk(exchange.id, MODEL, {"content": piece} if stream.started else {"role": "assistant", "content": piece})
-                )
+        while not await self._stream_pieces(exchange, stream):
+            exchange.passages = exchange.passages[:-1]
         if exchange.finish == "content_filter" and not request.stream:
             exchange.answer = BLOCKED_OUTPUT
+
+    async def _stream_pieces(self, exchange: Exchange, stream: EventStream) -> bool:
+        """Let the engine answer; False when the prompt is too long for it and would be shorter with a passage less."""
+        try:
+            async with aclosing(exchange.pieces(self._http)) as pieces:
+                async for piece in pieces:
+                    if exchange.request.stream:
+                        await stream.event(text_chunk(exchange.id, MODEL, piece, first=not stream.started))
+        except HttpError as error:
+            if error.code == "context_length_exceeded" and exchange.passages:
+                return False
+            raise
+        return True
 
     async def _retrieve(self, exchange: Exchange) -> None:
         route, began = exchange.route, exchange.clock()

@@ -25,7 +25,7 @@ _CARD = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
 _IBAN = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])")
 # What may yet become a match when more text follows: a token under way, or a spaced run of digits or of an IBAN's groups.
 _OPEN_END = re.compile(r"(?:[A-Z]{2}\d{2}[A-Z0-9 ]{0,34}|\d[\d -]{0,40}|\S{1,64})$")
-# Tags, bidirectional controls, zero-width characters and variation selectors; joiners between letters of scripts that need them are rare here.
+# Tags, bidirectional controls, zero-width characters and variation selectors (not the joiners that some scripts need).
 _HIDDEN = re.compile("[\U000e0000-\U000e007f\u202a-\u202e\u2066-\u2069\u200b\u200e\u200f\u2060-\u2064\ufeff\u00ad\U000e0100-\U000e01ef]")
 
 

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,8 @@ class SegmentWriter:
                 data = data[self._file.write(data) :]
             os.fdatasync(self._file.fileno())
         except OSError as error:
-            try:
+            with suppress(OSError):
                 self._file.truncate(start)  # half a line would spoil the next one
-            except OSError:
-                pass
             return error
         return None
 

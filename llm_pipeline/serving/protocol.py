@@ -12,7 +12,8 @@ from llm_pipeline.serving.asgi import HttpError
 
 ROLES = ("system", "user", "assistant")
 ENGINE_FIELDS = (
-    "model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "n", "user", "logprobs",
+    "model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens",
+    "stop", "n", "user", "logprobs",
 )  # fmt: skip
 GATEWAY_FIELDS = (*ENGINE_FIELDS[:-1], "retrieval")
 DEFAULT_MAX_TOKENS = 128
@@ -68,7 +69,7 @@ def parse_chat(body: Any, fields: Sequence[str] = ENGINE_FIELDS) -> ChatRequest:
         user=user,
         logprobs=logprobs,
         retrieval=_boolean(body, "retrieval"),
-        model=body.get("model") if isinstance(body.get("model"), str) else "default",
+        model=str(body.get("model") or "default"),
     )
 
 
@@ -119,37 +120,27 @@ def _stop(raw: Any) -> tuple[str, ...]:
 
 
 def completion(identity: str, model: str, text: str, finish: str, usage: Mapping[str, int], **extra: Any) -> dict[str, Any]:
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "finish_reason": finish,
-        "logprobs": extra.pop("logprobs", None),
-    }
-    return {
-        "id": identity,
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
-        "usage": _usage(usage),
-        **extra,
-    }
+    """A whole reply; `extra` are further fields, `logprobs` among them going to the choice."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": extra.pop("logprobs", None)}
+    return {**_head(identity, "chat.completion", model), "choices": [choice], "usage": _usage(usage), **extra}
 
 
 def chunk(identity: str, model: str, delta: Mapping[str, str], finish: str | None = None, **extra: Any) -> dict[str, Any]:
     choice = {"index": 0, "delta": dict(delta), "finish_reason": finish, "logprobs": extra.pop("logprobs", None)}
-    return {"id": identity, "object": "chat.completion.chunk", "created": int(time.time()), "model": model, "choices": [choice], **extra}
+    return {**_head(identity, "chat.completion.chunk", model), "choices": [choice], **extra}
+
+
+def text_chunk(identity: str, model: str, text: str, *, first: bool) -> dict[str, Any]:
+    return chunk(identity, model, {"role": "assistant", "content": text} if first else {"content": text})
 
 
 def usage_chunk(identity: str, model: str, usage: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [],
-        "usage": _usage(usage),
-    }
+    return {**_head(identity, "chat.completion.chunk", model), "choices": [], "usage": _usage(usage)}
+
+
+def _head(identity: str, kind: str, model: str) -> dict[str, Any]:
+    return {"id": identity, "object": kind, "created": int(time.time()), "model": model}
 
 
 def _usage(usage: Mapping[str, int]) -> dict[str, int]:

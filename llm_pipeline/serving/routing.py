@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,14 +20,18 @@ log = logging.getLogger(__name__)
 class Found(Protocol):
     """What retrieval finds; `llm_pipeline.retrieval.index.Passage` is one."""
 
-    id: str
-    uri: str
-    text: str
-    score: float
+    @property
+    def id(self) -> str: ...
+    @property
+    def uri(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def score(self) -> float: ...
 
 
 class Searcher(Protocol):
-    def search(self, question: str, k: int = ...) -> list[Found]: ...
+    def search(self, question: str, k: int = ...) -> Sequence[Found]: ...
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,10 @@ _engines = sa.Table(
 )  # fmt: skip
 _rollouts = sa.Table(
     "rollouts", _meta,
-    sa.Column("id", sa.Integer, primary_key=True), sa.Column("release", sa.Text), sa.Column("previous", sa.Text), sa.Column("config", sa.JSON),
-    sa.Column("status", sa.Text), sa.Column("step", sa.Integer), sa.Column("evidence", sa.JSON), sa.Column("created_at", sa.Float), sa.Column("updated_at", sa.Float),
+    sa.Column("id", sa.Integer, primary_key=True), sa.Column("release", sa.Text), sa.Column("previous", sa.Text),
+    sa.Column("config", sa.JSON),
+    sa.Column("status", sa.Text), sa.Column("step", sa.Integer), sa.Column("evidence", sa.JSON),
+    sa.Column("created_at", sa.Float), sa.Column("updated_at", sa.Float),
 )  # fmt: skip
 _observed = sa.Table(
     "observed", _meta, sa.Column("component", sa.Text, primary_key=True), sa.Column("revision", sa.Integer), sa.Column("at", sa.Float)
@@ -133,7 +135,8 @@ class State:
 
     def engine_settings(self, release: str) -> dict[str, Any]:
         with self._db.begin() as db:
-            return dict(db.execute(sa.select(_releases.c.release).where(_releases.c.id == release)).scalar_one()["engine"])
+            row = db.execute(sa.select(_releases.c.release).where(_releases.c.id == release)).one()
+        return dict(row.release["engine"])
 
     def traffic(self) -> tuple[int, dict[str, float]]:
         """The current revision (0 before any) and the share of each release."""
@@ -148,7 +151,7 @@ class State:
             self.spec(name)
         with self._db.begin() as db:
             done = db.execute(sa.insert(_traffic).values(weights=shares, reason=reason, at=time.time()))
-        return int(done.inserted_primary_key[0])
+        return _key(done)
 
     def history(self, most: int = 20) -> list[dict[str, Any]]:
         with self._db.begin() as db:
@@ -198,7 +201,7 @@ class State:
             db.execute(sa.update(_rollouts).where(open_ones).values(status="failed", evidence={"reason": "superseded"}, updated_at=now))
             values = {"release": release, "previous": previous, "config": dict(config), "status": "warming", "step": 0, "evidence": {}}
             done = db.execute(sa.insert(_rollouts).values(**values, created_at=now, updated_at=now))
-        return int(done.inserted_primary_key[0])
+        return _key(done)
 
     def rollout(self, identity: int | None = None) -> Rollout | None:
         """One rollout, or the newest."""
@@ -223,6 +226,11 @@ class State:
         with self._db.begin() as db:
             row = db.execute(sa.select(_observed).where(_observed.c.component == component)).first()
         return (row.revision, row.at) if row else (-1, 0.0)
+
+
+def _key(done: sa.CursorResult[Any]) -> int:
+    assert done.inserted_primary_key is not None
+    return int(done.inserted_primary_key[0])
 
 
 def key_hash(key: str) -> str:

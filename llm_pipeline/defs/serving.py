@@ -1,0 +1,118 @@
+"""Serving as assets: the release that would answer, the rollout that moved traffic to it, and the proof that it is the trained model."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from llm_pipeline.defs.resources import HomeResource
+from llm_pipeline.errors import ContractError
+from llm_pipeline.store import Artifact
+
+OWNERS = ["team:platform"]
+TOLERANCE = 0.05
+"""Largest difference of a log-probability between the trained and the served model."""
+
+
+class ReleaseConfig(dg.Config):
+    """How a release is served."""
+
+    retrieval: bool = True
+    """Whether a request that does not say so is answered over retrieved passages (when there is an index)."""
+    passages: int = 2
+    threads: int = 1
+    dtype: str = "float32"
+    kv_megabytes: int = 256
+
+
+class RolloutSettings(dg.Config):
+    """How traffic moves (see `llm_pipeline.serving.canary.RolloutConfig`)."""
+
+    strategy: str = "auto"
+    min_requests: int = 200
+    """Requests, of both releases together, to judge in each step of a canary."""
+    max_seconds: float = 600.0
+    replay: int = 400
+    """Logged questions to ask again, over and over, while a canary runs; 0 leaves it to live traffic alone."""
+
+
+@dg.asset(
+    group_name="serving",
+    kinds={"json"},
+    owners=OWNERS,
+    tags={"cost": "low"},
+    deps=["candidate_model", "vector_index", "promotion_decision"],
+)
+def release(config: ReleaseConfig, home: HomeResource) -> dg.MaterializeResult[Any]:
+    """An immutable revision: model, prompt, index generation, policy and engine by hash. Needs the gate's consent."""
+    from llm_pipeline.serving.release import make_release
+
+    engine = {"name": "transformers", "threads": config.threads, "dtype": config.dtype, "kv_megabytes": config.kv_megabytes}
+    try:
+        made = make_release(home.open(), engine, retrieval=config.retrieval, passages=config.passages)
+    except ContractError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    return dg.MaterializeResult(metadata=_metadata(made, dict(made.inputs)), data_version=dg.DataVersion(made.id))
+
+
+@dg.asset(group_name="serving", kinds={"openai"}, owners=OWNERS, tags={"cost": "low"}, deps=["release"])
+def deployed_endpoint(context: dg.AssetExecutionContext, config: RolloutSettings, home: HomeResource) -> dg.MaterializeResult[Any]:
+    """The rollout that moved traffic: all at once when nothing answered before, else a canary judged on live interactions.
+
+    Starts the endpoint when none runs; it outlives this run (`llm-pipeline endpoint down` ends it).
+    """
+    from llm_pipeline.serving.canary import RolloutConfig
+    from llm_pipeline.serving.release import roll_out
+
+    place = home.open()
+    settings = RolloutConfig(strategy=config.strategy, step_requests=config.min_requests, max_seconds=config.max_seconds)  # type: ignore[arg-type]
+    said: list[str] = []
+
+    def report(rollout: Any) -> None:
+        words = f"{rollout.status} step {rollout.step + 1}: {rollout.evidence.get('reason', 'waiting for the engine')}"
+        if words not in said:
+            said.append(words)
+            context.log.info(words)
+
+    made = roll_out(place, place.artifacts.named("release"), settings, replay=config.replay, each=report)
+    record = made.json("rollout.json")
+    if record["status"] != "promoted":
+        raise dg.Failure(f"rollout {record['id']} {record['status']}: {record['evidence'].get('reason')}", allow_retries=False)
+    shown = {"status": record["status"], "url": record["url"], "rollout": record["id"], "evidence": record["evidence"]}
+    return dg.MaterializeResult(metadata=_metadata(made, shown), data_version=dg.DataVersion(made.id))
+
+
+@dg.asset_check(
+    asset=deployed_endpoint, blocking=True, description="Trained and served model agree: equal greedy answers, near equal log-probabilities"
+)
+def served_parity(home: HomeResource) -> dg.AssetCheckResult:
+    from llm_pipeline.serving.parity import compare
+    from llm_pipeline.serving.release import parity_questions, resolve
+    from llm_pipeline.serving.state import State
+
+    place = home.open()
+    made, spec = resolve(place, place.artifacts.named("release"))
+    engine = State(place.endpoint).engines().get(made.id)
+    if engine is None or engine.state != "ready":
+        return dg.AssetCheckResult(passed=False, description=f"release {made.id} has no engine ready")
+    found = compare(Path(spec.model_path), f"http://127.0.0.1:{engine.port}", parity_questions(place))
+    metadata = {
+        "prompts": found.prompts,
+        "equal_answers": found.equal,
+        "tokens": found.tokens,
+        "largest_logprob_difference": found.largest_difference,
+        "tolerance": TOLERANCE,
+    }
+    return dg.AssetCheckResult(passed=found.holds(TOLERANCE), metadata=metadata)
+
+
+def _metadata(made: Artifact, content: dict[str, Any]) -> dict[str, Any]:
+    shown = {
+        key: dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+        for key, value in content.items()
+        if value is not None
+    }
+    return {**shown, "dagster/uri": str(made.path), "artifact": made.id, "reused": made.reused}
+
+
+defs = dg.Definitions(assets=[release, deployed_endpoint], asset_checks=[served_parity])

@@ -1,0 +1,101 @@
+"""The canary's test, by simulation: how often it is wrong when nothing changed, and how fast it sees what did."""
+
+import random
+
+import pytest
+
+from llm_pipeline.serving.canary import METRICS, EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
+
+
+def row(release: str, *, bad: bool = False, first: float = 0.01, answer: str = "x") -> dict[str, object]:
+    return {
+        "release": release,
+        "finish_reason": "error" if bad else "stop",
+        "seconds": {"first_token": first},
+        "guardrails": [],
+        "answer": answer,
+    }
+
+
+def run(
+    seed: int, *, share: float, stable_bad: float, canary_bad: float, n: int, users: int | None = None, steady: bool = True
+) -> tuple[str, int]:
+    """Verdict and number of requests of one simulated step; `users` sticky ones when given."""
+    r = random.Random(seed)
+    config = RolloutConfig(step_requests=n, most_requests=n, consecutive_failures=10**9)
+    monitor = Monitor("new", "old", config)
+    mine = [r.random() < share for _ in range(users or 0)]
+    for i in range(1, n + 1):
+        canary = r.choice(mine) if mine else r.random() < share
+        monitor.add(row("new" if canary else "old", bad=r.random() < (canary_bad if canary else stable_bad)), share)
+        if monitor.verdict()[0] == "rollback":
+            return "rollback", i
+    return monitor.verdict()[0], n
+
+
+@pytest.mark.parametrize(("share", "bad"), [(0.1, 0.01), (0.25, 0.05), (0.5, 0.3)])
+def test_a_release_that_is_no_worse_is_rarely_rolled_back(share: float, bad: float) -> None:
+    wrong = sum(run(seed, share=share, stable_bad=bad, canary_bad=bad, n=1000)[0] == "rollback" for seed in range(150))
+    assert wrong <= 4  # alpha is 0.05 over all metrics, and looking after each request does not add to it
+
+
+def test_few_sticky_users_do_not_look_like_a_bad_release() -> None:
+    wrong = sum(run(seed, share=0.1, stable_bad=0.1, canary_bad=0.1, n=1000, users=30)[0] == "rollback" for seed in range(100))
+    assert wrong <= 4
+
+
+def test_half_of_the_answers_failing_is_seen_within_a_step() -> None:
+    runs = [run(seed, share=0.1, stable_bad=0.01, canary_bad=0.5, n=400) for seed in range(100)]
+    assert sum(verdict == "rollback" for verdict, _ in runs) >= 98
+    assert sorted(n for _, n in runs)[50] < 120
+
+
+def test_the_e_value_is_a_fair_bet_under_the_null() -> None:
+    share, total, r = 0.2, 0.0, random.Random(1)
+    for _ in range(3000):
+        test = EProcess()
+        for _ in range(3):
+            test.add(canary=r.random() < share, share=share)
+        total += test.value
+    assert total / 3000 == pytest.approx(1.0, abs=0.15)
+
+
+def test_verdicts_in_order() -> None:
+    config = RolloutConfig(step_requests=20, least_canary=5, most_requests=40, consecutive_failures=3)
+    monitor = Monitor("new", "old", config)
+    assert monitor.verdict()[0] == "wait"
+    for i in range(20):
+        monitor.add(row("new" if i % 2 else "old"), 0.5)
+    assert monitor.verdict()[0] == "advance"
+    monitor.next_step()
+    assert monitor.verdict()[0] == "wait"
+    for _ in range(3):
+        monitor.add(row("new", bad=True), 0.5)
+    assert monitor.verdict() == ("rollback", "3 failures in a row")
+
+
+def test_undecided_is_held_not_promoted() -> None:
+    monitor = Monitor("new", "old", RolloutConfig(step_requests=20, least_canary=21, most_requests=40))
+    for i in range(40):
+        monitor.add(row("new" if i % 2 else "old"), 0.5)
+    assert monitor.verdict()[0] == "hold"
+
+
+def test_what_is_a_bad_event() -> None:
+    assert bad_events(row("x", bad=True), None) == dict.fromkeys(METRICS, False) | {"error": True}
+    assert bad_events(row("x", first=2.0), 1.0)["slow"]
+    assert bad_events(row("x", answer="  "), None)["empty"]
+    assert bad_events(row("x") | {"guardrails": ["output:card"], "finish_reason": "content_filter"}, None)["guardrail"]
+
+
+def test_other_releases_blocked_inputs_and_abandoned_requests_do_not_count() -> None:
+    monitor = Monitor("new", "old", RolloutConfig())
+    for extra in ({"release": "older"}, {"finish_reason": "cancelled"}, {"guardrails": ["input:x"], "finish_reason": "content_filter"}):
+        monitor.add(row("new") | extra, 0.5)
+    assert monitor.counts == {"canary": 0, "stable": 0}
+
+
+def test_slow_is_the_95th_percentile_of_the_stable_release() -> None:
+    rows = [row("old", first=i / 100) for i in range(1, 101)] + [row("new", first=9.0)] * 50
+    assert slow_threshold(rows, "old") == pytest.approx(0.95)
+    assert slow_threshold(rows[:10], "old") is None

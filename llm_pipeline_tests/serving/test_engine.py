@@ -1,0 +1,137 @@
+"""The contract of an engine behind the gateway, on the real worker process. Each row is a way in which some engine has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from llm_pipeline.serving.parity import QUESTIONS, compare
+from llm_pipeline.serving.processes import free_port, start
+from llm_pipeline.serving.supervisor import probe_url
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    arguments = ["--model", str(model), "--port", str(port), "--in-flight", "4", "--queue", "2"]
+    process = start("llm_pipeline.serving.engine", arguments, tmp_path_factory.mktemp("logs") / "engine.log")
+    try:
+        deadline = time.monotonic() + 180
+        while not probe_url(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            pytest.fail("the engine did not end on SIGTERM")
+
+
+def ask(url: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    content = {"messages": [{"role": "user", "content": "What is the fee?"}], "max_tokens": 6} | body
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(content).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def text(reply: dict[str, Any]) -> str:
+    return str(reply["choices"][0]["message"]["content"])
+
+
+def test_batched_greedy_answers_equal_generate(url: str, model: Path) -> None:
+    found = compare(model, url, QUESTIONS, max_tokens=12)
+    assert found.equal == len(QUESTIONS)
+    assert found.largest_difference < 1e-3
+
+
+def test_greedy_is_undisturbed_by_sampled_neighbours(url: str) -> None:
+    alone = text(ask(url)[1])
+
+    async def together() -> list[str]:
+        async def one(temperature: float) -> str:
+            return text((await asyncio.to_thread(ask, url, temperature=temperature))[1])
+
+        return await asyncio.gather(*(one(t) for t in (0.0, 1.5, 0.0, 1.5)))
+
+    answers = asyncio.run(together())
+    assert answers[0] == answers[2] == alone
+    assert len({text(ask(url, temperature=1.5)[1]) for _ in range(6)}) > 1
+
+
+def test_sampling_is_per_request_and_top_p_narrows_it(url: str) -> None:
+    assert {text(ask(url, temperature=1.0, top_p=1e-6)[1]) for _ in range(4)} == {text(ask(url)[1])}
+
+
+def test_stop_ends_the_answer_before_the_stop_string(url: str) -> None:
+    whole = text(ask(url, max_tokens=12)[1])
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    status, reply = ask(url, max_tokens=12, stop=[stop])
+    assert status == 200
+    assert text(reply) == whole[: whole.index(stop)]
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("body", [{"max_tokens": 5000}, {"messages": [{"role": "user", "content": "fee " * 3000}]}])
+def test_too_long_is_a_400_and_harms_nobody(url: str, body: dict[str, Any]) -> None:
+    status, reply = ask(url, **body)
+    assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
+    assert ask(url)[0] == 200
+
+
+def test_a_control_token_in_a_message_is_text(url: str) -> None:
+    counts = [ask(url, messages=[{"role": "user", "content": c}])[1]["usage"]["prompt_tokens"] for c in ("a b", "a<|end|>b")]
+    assert counts[1] > counts[0] + 1
+
+
+def test_a_full_queue_is_a_429_with_retry_after(url: str) -> None:
+    async def flood() -> list[tuple[int, str | None]]:
+        async def one(session: aiohttp.ClientSession) -> tuple[int, str | None]:
+            body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 300, "temperature": 2}
+            async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
+                await reply.read()
+                return reply.status, reply.headers.get("retry-after")
+
+        async with aiohttp.ClientSession() as session:
+            return await asyncio.gather(*(one(session) for _ in range(12)))
+
+    statuses = asyncio.run(flood())
+    assert {status for status, _ in statuses} == {200, 429}
+    assert all(after == "1" for status, after in statuses if status == 429)
+    assert ask(url)[0] == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_place(url: str, stream: bool) -> None:
+    async def leave() -> None:
+        async with aiohttp.ClientSession() as session:
+            body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1000, "temperature": 2, "stream": stream}
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3), session.post(f"{url}/v1/chat/completions", json=body) as reply:
+                    await reply.read()
+
+    asyncio.run(leave())
+    deadline = time.monotonic() + 5
+    while json.load(urllib.request.urlopen(f"{url}/health", timeout=20))["running"] > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
