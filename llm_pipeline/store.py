@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("LANCE_LOG", "error")  # that a dataset is written for the first time is no warning
+
 import lance
 import pyarrow as pa
 

@@ -95,9 +95,10 @@ class Driver:
     def _execute(self, job: str, day: str | None, config: Mapping[str, Any] | None) -> dict[str, str]:
         """Run the job; the outcome is the id of the latest artefact of every kind after it."""
         run_id = str(uuid.uuid4())
+        quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
         self.instance.add_event_listener(run_id, self._report)
         self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, run_id=run_id, partition_key=day, run_config=config
+            instance=self.instance, run_id=run_id, partition_key=day, run_config=quiet | dict(config or {})
         )
         return self.home.artifacts.latest() | Artifacts(self.home.indexes).latest()
 
