@@ -1,0 +1,25 @@
+"""The code location: the stages in graph order, and what starts them."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from llm_pipeline.defs import curation, evaluation, governance, jobs, monitoring, retrieval, schedules, sensors, serving, training
+from llm_pipeline.defs.resources import HomeResource
+
+defs = dg.Definitions.merge(
+    curation.defs,
+    training.defs,
+    evaluation.defs,
+    retrieval.defs,
+    serving.defs,
+    monitoring.defs,
+    governance.defs,
+    dg.Definitions(
+        jobs=jobs.jobs,
+        schedules=schedules.schedules,
+        sensors=sensors.sensors,
+        resources={"home": HomeResource()},
+        executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+    ),
+)
