@@ -58,7 +58,9 @@ def rows(n: int = 48) -> list[dict[str, Any]]:
 def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer = train_tokenizer(practice_texts(SMALL, []), SMALL.vocab_size)
-    build_model(SMALL, tokenizer).save_pretrained(folder)
+    model = build_model(SMALL, tokenizer)
+    model.get_input_embeddings().weight.data.mul_(15)  # the output layer too: a frozen one of std 0.02 can't become sure of a token
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
