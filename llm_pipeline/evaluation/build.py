@@ -15,7 +15,7 @@ from llm_pipeline.prompts import Prompt
 from llm_pipeline.store import Artifact, Artifacts, Home, write_atomically, write_jsonl
 
 Say = Callable[[str], None]
-SCORING = 2
+SCORING = 3
 """Raised when scoring changes, so that older answers are not reused."""
 
 

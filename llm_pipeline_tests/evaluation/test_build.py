@@ -19,8 +19,10 @@ from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.errors import ConfigError, InputError, MissingError
 from llm_pipeline.evaluation.build import EvalSettings, build_decision, build_report
 from llm_pipeline.evaluation.generate import Generator, perplexity
+from llm_pipeline.evaluation.run import without_leaks
 from llm_pipeline.evaluation.suites import Suite, load_suites, primary_suite
 from llm_pipeline.prompts import Prompt
+from llm_pipeline.retrieval.index import Passage
 from llm_pipeline.store import Home, write_jsonl
 from llm_pipeline.training.base import BaseRecipe, build_model, practice_texts
 from llm_pipeline.training.chat import END, train_tokenizer
@@ -30,10 +32,11 @@ PROMPT = Prompt("Context:\n{passages}\nQuestion: {question}")
 NAMES = [f"Item{i}" for i in range(60)]
 
 
-def save_model(folder: Path, seed: int) -> None:
+def save_model(folder: Path, seed: int) -> dict[str, Any]:
     tokenizer = train_tokenizer(practice_texts(RECIPE, []), RECIPE.vocab_size)
     build_model(replace(RECIPE, seed=seed), tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return {}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         return {}
 
     def model(seed: int) -> Any:
-        return lambda folder: save_model(folder / "model", seed) or {}
+        return lambda folder: save_model(folder / "model", seed)
 
     home.artifacts.build("evaluation_suites", {"v": 1}, suites)
     home.artifacts.build("base_model", {"seed": 0}, model(0))
@@ -193,6 +196,17 @@ def test_the_suite_that_is_valid_decides(until: str | None, expected: str) -> No
         primary_suite(suites, "plan", until)
 
 
+def test_a_leaked_question_is_no_passage_unless_it_is_the_source() -> None:
+    row = {"question": "What is the fee of the Item?", "relevant": ["kb://faq"]}
+    texts = {
+        "kb://faq": "What is the fee of the item? $5",
+        "note": "Pasted: what is the fee of the item? $5",
+        "other": "The fee of the item is $5.",
+    }
+    passages = [Passage(uri, uri, uri, None, "s", "", text, 1.0) for uri, text in texts.items()]
+    assert [p.uri for p in without_leaks(row, passages)] == ["kb://faq", "other"]
+
+
 def test_a_sample_does_not_depend_on_the_order() -> None:
     rows = tuple({"id": str(i), "question": str(i), "answer": "x"} for i in range(50))
     forward, backward = Suite("s", rows).sample(10), Suite("s", rows[::-1]).sample(10)
@@ -202,8 +216,12 @@ def test_a_sample_does_not_depend_on_the_order() -> None:
 
 def test_a_suite_row_without_an_answer_is_named(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    bad = [{"id": "1", "question": "?"}]
-    artifact = home.artifacts.build("evaluation_suites", {}, lambda folder: write_jsonl(folder / "s.jsonl", bad) or {})
+
+    def bad(folder: Path) -> dict[str, Any]:
+        write_jsonl(folder / "s.jsonl", [{"id": "1", "question": "?"}])
+        return {}
+
+    artifact = home.artifacts.build("evaluation_suites", {}, bad)
     with pytest.raises(InputError, match=r"s\.jsonl:1: .* missing answer"):
         load_suites(artifact)
     with pytest.raises(MissingError, match="no latest eval_report"):

@@ -47,7 +47,7 @@ def test_a_better_model_is_promoted() -> None:
 
 
 @pytest.mark.parametrize("worse", [{"retrieval": 0.6}, {"refused": 0.5}])
-def test_a_planted_regression_is_rejected(worse: dict[str, float]) -> None:
+def test_a_planted_regression_is_rejected(worse: dict[str, Any]) -> None:
     decision = decide(rows(200, 0.4, seed=1), rows(200, 0.9, seed=1, **worse), POLICY)
     assert decision.verdict == "reject"
     assert len(decision.reasons) == 1

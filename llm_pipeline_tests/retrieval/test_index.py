@@ -36,7 +36,8 @@ def articles(seed: int = 1, products: int = 25) -> tuple[list[dict[str, Any]], l
     """Two documents for each product, and one question with the document that answers it."""
     r = random.Random(seed)
     world = build_world([f"Brand{i} Account" for i in range(products)], 4, r)
-    documents, questions = [], []
+    documents: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     for product in world.products:
         facts = world.about(product)
         for half in (0, 1):
