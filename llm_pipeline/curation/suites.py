@@ -88,7 +88,7 @@ def _row(row: Mapping[str, Any], path: Path, number: int) -> Row:
     passage = row.get("passage_id")
     relevant = row.get("relevant")
     return {
-        "id": str(row.get("id") or f"{path.stem}-{number}"),
+        "id": str(row["id"]) if row.get("id") not in (None, "") else f"{path.name.split('.')[0]}-{number}",
         "question": question,
         "answer": answer,
         "kind": row.get("kind") or ("refusal" if answer == REFUSAL else "fact"),
