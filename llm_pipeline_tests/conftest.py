@@ -26,6 +26,11 @@ from llm_pipeline.store import Home  # noqa: E402
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-graph", action="store_true", help="record the asset graph anew in llm_pipeline_tests/defs/graph.json")
+    parser.addoption("--update-picture", action="store_true", help="record docs/graph.png anew from the Dagster UI")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty home folder, also the one that `LLM_PIPELINE_HOME` names."""
