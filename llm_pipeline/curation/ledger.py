@@ -11,19 +11,18 @@ import pyarrow as pa
 
 Action = Literal["removed", "quarantined", "changed"]
 
-LEDGER_SCHEMA = pa.schema(
-    {
-        "day": pa.string(),
-        "id": pa.string(),
-        "uri": pa.string(),
-        "row": pa.int64(),
-        "stage": pa.string(),
-        "rule": pa.string(),
-        "action": pa.string(),
-        "score": pa.float64(),
-        "detail": pa.string(),
-    }
-)
+_COLUMNS: dict[str, Any] = {
+    "day": pa.string(),
+    "id": pa.string(),
+    "uri": pa.string(),
+    "row": pa.int64(),
+    "stage": pa.string(),
+    "rule": pa.string(),
+    "action": pa.string(),
+    "score": pa.float64(),
+    "detail": pa.string(),
+}
+LEDGER_SCHEMA = pa.schema(_COLUMNS)
 
 
 @dataclass(frozen=True)

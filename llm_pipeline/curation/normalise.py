@@ -39,23 +39,22 @@ _ROLES |= {
 _SPEAKER = {"user": "Customer", "assistant": "Agent", "system": "System"}
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
 
-DOCUMENT_SCHEMA = pa.schema(
-    {
-        "day": pa.string(),
-        "id": pa.string(),
-        "source": pa.string(),
-        "uri": pa.string(),
-        "row": pa.int64(),
-        "external_id": pa.string(),
-        "kind": pa.string(),
-        "title": pa.string(),
-        "text": pa.string(),
-        "messages": pa.string(),
-        "language": pa.string(),
-        "language_score": pa.float64(),
-        "licence": pa.string(),
-    }
-)
+_COLUMNS: dict[str, Any] = {
+    "day": pa.string(),
+    "id": pa.string(),
+    "source": pa.string(),
+    "uri": pa.string(),
+    "row": pa.int64(),
+    "external_id": pa.string(),
+    "kind": pa.string(),
+    "title": pa.string(),
+    "text": pa.string(),
+    "messages": pa.string(),
+    "language": pa.string(),
+    "language_score": pa.float64(),
+    "licence": pa.string(),
+}
+DOCUMENT_SCHEMA = pa.schema(_COLUMNS)
 
 
 class Unusable(Exception):

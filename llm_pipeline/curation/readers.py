@@ -27,24 +27,23 @@ KEPT_OF_DAMAGED = 4096
 """Bytes of a damaged file that are kept to look at."""
 JSON = "application/json"
 
-RAW_SCHEMA = pa.schema(
-    {
-        "day": pa.string(),
-        "id": pa.string(),
-        "source": pa.string(),
-        "uri": pa.string(),
-        "row": pa.int64(),
-        "external_id": pa.string(),
-        "media_type": pa.string(),
-        "content": pa.large_binary(),
-        "sha256": pa.string(),
-        "licence": pa.string(),
-        "owner": pa.string(),
-        "consent": pa.string(),
-        "retrieved_at": pa.string(),
-        "problem": pa.string(),
-    }
-)
+_COLUMNS: dict[str, Any] = {
+    "day": pa.string(),
+    "id": pa.string(),
+    "source": pa.string(),
+    "uri": pa.string(),
+    "row": pa.int64(),
+    "external_id": pa.string(),
+    "media_type": pa.string(),
+    "content": pa.large_binary(),
+    "sha256": pa.string(),
+    "licence": pa.string(),
+    "owner": pa.string(),
+    "consent": pa.string(),
+    "retrieved_at": pa.string(),
+    "problem": pa.string(),
+}
+RAW_SCHEMA = pa.schema(_COLUMNS)
 
 
 @dataclass(frozen=True)
