@@ -46,9 +46,9 @@ def chunks(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Material
     )
 
 
-@dg.asset(**COMMON, deps=["chunks"], kinds={"lancedb", "sentencetransformers"}, tags={"stage": "retrieval"})
+@dg.asset(**COMMON, deps=["chunks", "evaluation_suites"], kinds={"lancedb", "sentencetransformers"}, tags={"stage": "retrieval"})
 def vector_index(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[None]:
-    """A generation with the newest revision of every document: vectors and full text; verified before it goes live."""
+    """The newest revision of every document as vectors and full text, without leaked questions; verified before it goes live."""
     from llm_pipeline.retrieval.index import build_index
 
     artifact = build_index(home.open(), embedder=embedder(), progress=lambda done, total: context.log.debug(f"embedded {done} of {total}"))
@@ -57,6 +57,7 @@ def vector_index(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Ma
             "dagster/row_count": int(artifact.info["chunks"]),
             "dagster/uri": str(artifact.path / "lancedb"),
             "documents": int(artifact.info["documents"]),
+            "leaks_left_out": int(artifact.info["leaks"]),
             "embedded": int(artifact.info["embedded"]),
             "vector_recall": float(artifact.info["vector_recall"]),
             "generation": artifact.id,

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 PASSAGES = 2
 """How many retrieved passages a question is asked with; the best one first."""
-SPARE = 3
-"""How many more are searched, in place of leaked ones."""
 
 
 def run_suites(
@@ -39,7 +37,7 @@ def run_suites(
     rouge_l, refused, grounded (None without passages or when refused), nll, tokens, passages (ids and texts).
     """
     asked = [(suite.name, row) for suite in suites.values() for row in suite.rows]
-    found = _retrieve(searcher, [row for _, row in asked], passages)
+    found = _retrieve(searcher, [row["question"] for _, row in asked], passages)
     conversations = [
         prompt.messages([{"role": "user", "content": row["question"]}], [p.text for p in hits])
         for (_, row), hits in zip(asked, found, strict=True)
@@ -107,20 +105,11 @@ def refusal_quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None
     }
 
 
-def _retrieve(searcher: Searcher | None, rows: Sequence[Mapping[str, Any]], k: int) -> list[list[Passage]]:
+def _retrieve(searcher: Searcher | None, questions: Sequence[str], k: int) -> list[list[Passage]]:
     if searcher is None:
-        return [[] for _ in rows]
-    searcher.embedder.warm([row["question"] for row in rows])
-    return [without_leaks(row, searcher.search(row["question"], k + SPARE))[:k] for row in rows]
-
-
-def without_leaks(row: Mapping[str, Any], passages: Sequence[Passage]) -> list[Passage]:
-    """Drop passages that hold the question word for word, unless the suite names them as where the answer is.
-
-    A corpus into which evaluation questions leaked would otherwise be credited with answers that it merely copied.
-    """
-    question, relevant = " ".join(metrics.normalise(row["question"])), set(row.get("relevant") or ())
-    return [p for p in passages if {p.uri, p.external_id} & relevant or not question or question not in " ".join(metrics.normalise(p.text))]
+        return [[] for _ in questions]
+    searcher.embedder.warm(questions)
+    return [searcher.search(question, k) for question in questions]
 
 
 def _answer_once(generator: Generator, conversations: Sequence[Any], max_new_tokens: int, progress: Progress | None) -> list[Completion]:

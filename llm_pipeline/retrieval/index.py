@@ -51,7 +51,8 @@ def build_index(
 ) -> Artifact:
     """Index the newest revision of every uri among the chunks of `days` (all when None) and point `live` at it once verified."""
     embedder = embedder or Embedder()
-    rows = newest(home.lake.read("chunks", days))
+    fresh = newest(home.lake.read("chunks", days))
+    rows = without_leaks(fresh, home.artifacts.named("evaluation_suites") if home.artifacts.has("evaluation_suites") else None)
     if not rows.num_rows:
         raise MissingError("no chunks to index: the days hold no article, web page, note or doc")
     artifacts = Artifacts(home.indexes)
@@ -61,7 +62,8 @@ def build_index(
     def make(folder: Path) -> Mapping[str, Any]:
         vectors = cache.embed(texts_of(rows), progress)
         write_generation(folder, rows, vectors)
-        return {"chunks": rows.num_rows, "documents": len(rows["uri"].unique()), "embedded": cache.made, **verify(folder, rows, vectors)}
+        counts = {"chunks": rows.num_rows, "documents": len(rows["uri"].unique()), "leaks": fresh.num_rows - rows.num_rows}
+        return counts | {"embedded": cache.made, **verify(folder, rows, vectors)}
 
     artifact = artifacts.build(KIND, inputs, make)
     if live:
@@ -80,6 +82,26 @@ def newest(chunks: pa.Table) -> pa.Table:
         if last[uri] == day:
             first.setdefault(identity, i)
     return chunks.take(pa.array(sorted(first.values()), pa.int64()))
+
+
+def without_leaks(chunks: pa.Table, suites: Artifact | None) -> pa.Table:
+    """Leave out passages that hold an evaluation question, unless the suite names their document as where its answer is.
+
+    They would credit retrieval with copied answers, and an asked question without an answer draws the reader away from one.
+    Questions of which no suite says where the answer is (and that should not be refused) prove nothing and are not looked for.
+    """
+    if suites is None:
+        return chunks
+    from llm_pipeline.curation.decontamination import find_contaminated
+
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(suites.path.glob("*.jsonl")):
+        rows = suites.jsonl(path.name)
+        asked[path.stem] = [row for row in rows if row.get("relevant") or row.get("kind") == "refusal"]
+    sources = {str(name) for rows in asked.values() for row in rows for name in row.get("relevant") or ()}
+    named = [bool({uri, external} & sources) for uri, external in zip(strings(chunks, "uri"), strings(chunks, "external_id"), strict=True)]
+    leaks = {match.document for match in find_contaminated(strings(chunks, "text"), asked)}
+    return chunks.take(pa.array([i for i in range(chunks.num_rows) if named[i] or i not in leaks], pa.int64()))
 
 
 def strings(rows: pa.Table, name: str) -> list[str]:

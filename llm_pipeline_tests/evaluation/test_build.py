@@ -19,10 +19,8 @@ from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.errors import ConfigError, InputError, MissingError
 from llm_pipeline.evaluation.build import EvalSettings, build_decision, build_report
 from llm_pipeline.evaluation.generate import Generator, perplexity
-from llm_pipeline.evaluation.run import without_leaks
 from llm_pipeline.evaluation.suites import Suite, load_suites, primary_suite
 from llm_pipeline.prompts import Prompt
-from llm_pipeline.retrieval.index import Passage
 from llm_pipeline.store import Home, write_jsonl
 from llm_pipeline.training.base import BaseRecipe, build_model, practice_texts
 from llm_pipeline.training.chat import END, train_tokenizer
@@ -144,7 +142,7 @@ def test_the_stage_runs_as_assets(home: Home) -> None:
         for name in rest:
             [one], [two] = first.asset_materializations_for_node(name), again.asset_materializations_for_node(name)
             assert two.metadata["reused"].value is True
-            assert one.tags == two.tags
+            assert one.tags["dagster/data_version"] == two.tags["dagster/data_version"]
     found = home.artifacts.named("retrieval_report").json("report.json")
     assert set(found) == {"facts", "facts_after"}
     assert found["facts"]["recall@5"] >= 0.9
@@ -194,17 +192,6 @@ def test_the_suite_that_is_valid_decides(until: str | None, expected: str) -> No
     assert primary_suite({"a": Suite("a", row), "b": Suite("b", row * 2)}, "", until) == "b"
     with pytest.raises(ConfigError, match="did you mean 'plain'"):
         primary_suite(suites, "plan", until)
-
-
-def test_a_leaked_question_is_no_passage_unless_it_is_the_source() -> None:
-    row = {"question": "What is the fee of the Item?", "relevant": ["kb://faq"]}
-    texts = {
-        "kb://faq": "What is the fee of the item? $5",
-        "note": "Pasted: what is the fee of the item? $5",
-        "other": "The fee of the item is $5.",
-    }
-    passages = [Passage(uri, uri, uri, None, "s", "", text, 1.0) for uri, text in texts.items()]
-    assert [p.uri for p in without_leaks(row, passages)] == ["kb://faq", "other"]
 
 
 def test_a_sample_does_not_depend_on_the_order() -> None:

@@ -20,9 +20,9 @@ from llm_pipeline.paths import PROJECT
 from llm_pipeline.retrieval import index as index_module
 from llm_pipeline.retrieval.chunking import chunk_table
 from llm_pipeline.retrieval.embedding import Embedder, EmbeddingCache
-from llm_pipeline.retrieval.index import Searcher, build_index, fuse, newest, verify, write_generation
+from llm_pipeline.retrieval.index import Searcher, build_index, fuse, newest, verify, without_leaks, write_generation
 from llm_pipeline.retrieval.metrics import evaluate
-from llm_pipeline.store import Artifacts, Home
+from llm_pipeline.store import Artifacts, Home, write_jsonl
 
 DAY, NEXT = "2026-01-01", "2026-01-02"
 
@@ -126,6 +126,37 @@ def test_a_newer_revision_replaces_and_the_old_reader_goes_on(tmp_path: Path, em
     assert reader.search(question) == before
     again = build_index(home, embedder=embedder)
     assert (again.id, again.reused) == (second.id, True)
+
+
+def test_leaked_questions_are_left_out(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    question = "Please tell me what the monthly fee of the Item is?"
+    put(
+        home,
+        DAY,
+        [
+            {"id": uri, "uri": uri, "external_id": None, "kind": "note", "source": "s", "title": "", "text": text}
+            for uri, text in {
+                "faq": f"{question} It is $5.",
+                "note": f"{question} No idea.",
+                "other": "The monthly fee of the Item is $5.",
+            }.items()
+        ],
+    )
+    chunks = home.lake.read("chunks")
+
+    def suites(relevant: list[str], kind: str = "fact") -> Any:
+        row = {"id": "1", "question": question, "answer": "$5", "relevant": relevant, "kind": kind}
+
+        def make(folder: Path) -> dict[str, Any]:
+            write_jsonl(folder / "s.jsonl", [row])
+            return {}
+
+        return home.artifacts.build("evaluation_suites", row, make)
+
+    assert without_leaks(chunks, suites(["faq"]))["uri"].to_pylist() == ["faq", "other"]
+    assert without_leaks(chunks, suites([], "refusal"))["uri"].to_pylist() == ["other"]
+    assert without_leaks(chunks, suites([])).num_rows == without_leaks(chunks, None).num_rows == 3
 
 
 def test_a_generation_that_fails_verification_never_goes_live(tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
