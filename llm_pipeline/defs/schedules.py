@@ -3,18 +3,25 @@
 Curation of the finished day at 01:00, its monitoring at 01:30, and at 03:00 a retrain if the corpus has changed.
 """
 
+from datetime import timedelta
+
 import dagster as dg
 
 from llm_pipeline.defs.jobs import daily_curation, monitoring_daily, retrain
 
 UNDER_WAY = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
-daily_curation_schedule = dg.build_schedule_from_partitioned_job(
-    daily_curation, name="daily_curation_schedule", hour_of_day=1, minute_of_hour=0, description="The finished day, at 01:00."
-)
-monitoring_schedule = dg.build_schedule_from_partitioned_job(
-    monitoring_daily, name="monitoring_schedule", hour_of_day=1, minute_of_hour=30, description="The finished day, at 01:30."
-)
+
+@dg.schedule(name="daily_curation_schedule", job=daily_curation, cron_schedule="0 1 * * *", execution_timezone="UTC")
+def daily_curation_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Curate the day that has ended."""
+    return finished_day(context)
+
+
+@dg.schedule(name="monitoring_schedule", job=monitoring_daily, cron_schedule="30 1 * * *", execution_timezone="UTC")
+def monitoring_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Report on the traffic of the day that has ended."""
+    return finished_day(context)
 
 
 @dg.schedule(name="nightly_retrain", job=retrain, cron_schedule="0 3 * * *", execution_timezone="UTC")
@@ -29,6 +36,12 @@ def nightly_retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg
     if retrain_under_way(context.instance):
         return dg.SkipReason("a retrain is under way")
     return dg.RunRequest(run_key=f"nightly:{context.scheduled_execution_time:%Y-%m-%d}:{curated}", tags={"trigger": "nightly"})
+
+
+def finished_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """A run of the daily partition before the scheduled time; both are in UTC."""
+    day = f"{context.scheduled_execution_time - timedelta(days=1):%Y-%m-%d}"
+    return dg.RunRequest(run_key=day, partition_key=day)
 
 
 def newest(instance: dg.DagsterInstance, asset: str) -> int | None:
