@@ -82,9 +82,6 @@ class Batcher:
     def start(self) -> None:
         self._manager.start()
 
-    def stop(self) -> None:
-        self._manager.stop(block=True, timeout=3, hard_stop=True)
-
     @property
     def alive(self) -> bool:
         return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None

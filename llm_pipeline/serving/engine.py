@@ -70,7 +70,7 @@ class Engine:
         self.batcher.start()
 
     async def _stop(self) -> None:
-        await asyncio.to_thread(self.batcher.stop)
+        """Nothing: what was being answered is answered or cancelled by now, and the process ends with its threads."""
 
     async def _health(self, send: Send) -> None:
         try:

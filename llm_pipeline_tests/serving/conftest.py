@@ -17,12 +17,20 @@ from llm_pipeline.store import Home
 
 
 def save_model(folder: Path, seed: int) -> Path:
+    """A random model that babbles ordinary tokens: with tied embeddings it would only repeat the last control token."""
+    import torch
+
     from llm_pipeline.training.base import BaseRecipe, build_model, practice_texts
-    from llm_pipeline.training.chat import train_tokenizer
+    from llm_pipeline.training.chat import SPECIAL_TOKENS, train_tokenizer
 
     recipe = BaseRecipe(seed=seed, hidden_size=32, intermediate_size=64, layers=2, heads=2, vocab_size=500, tokenizer_samples=60)
     tokenizer = train_tokenizer(practice_texts(recipe, []), recipe.vocab_size)
-    build_model(recipe, tokenizer).save_pretrained(folder)
+    model = build_model(recipe, tokenizer)
+    model.config.tie_word_embeddings = False
+    head = torch.randn(len(tokenizer), recipe.hidden_size)
+    head[: len(SPECIAL_TOKENS)] = 0.0
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -28,7 +28,7 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     arguments = ["--model", str(model), "--port", str(port), "--in-flight", "4", "--queue", "2"]
     process = start("llm_pipeline.serving.engine", arguments, tmp_path_factory.mktemp("logs") / "engine.log")
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400
         while not probe_url(f"http://127.0.0.1:{port}/health"):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -84,9 +84,13 @@ def test_sampling_is_per_request_and_top_p_narrows_it(url: str) -> None:
 
 
 def test_stop_ends_the_answer_before_the_stop_string(url: str) -> None:
-    whole = text(ask(url, max_tokens=12)[1])
-    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
-    status, reply = ask(url, max_tokens=12, stop=[stop])
+    messages, whole = next(
+        (messages, answer)
+        for question in QUESTIONS
+        if len(answer := text(ask(url, messages=(messages := [{"role": "user", "content": question}]), max_tokens=12)[1])) >= 4
+    )
+    stop = whole[2:4]
+    status, reply = ask(url, messages=messages, max_tokens=12, stop=[stop])
     assert status == 200
     assert text(reply) == whole[: whole.index(stop)]
     assert reply["choices"][0]["finish_reason"] == "stop"
