@@ -15,8 +15,8 @@ from llm_pipeline.training.recipe import Lora, SftRecipe
 
 SMALL = BaseRecipe(
     vocab_size=512,
-    hidden_size=32,
-    intermediate_size=64,
+    hidden_size=64,
+    intermediate_size=128,
     layers=2,
     heads=2,
     sequence_length=64,
@@ -28,7 +28,7 @@ SMALL = BaseRecipe(
 )
 QUICK = SftRecipe(
     lora=Lora(r=16, alpha=32),
-    learning_rate=0.02,
+    learning_rate=0.005,
     max_steps=100,
     batch_size=2,
     max_length=96,
@@ -59,7 +59,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer = train_tokenizer(practice_texts(SMALL, []), SMALL.vocab_size)
     model = build_model(SMALL, tokenizer)
-    model.get_input_embeddings().weight.data.mul_(15)  # the output layer too: a frozen one of std 0.02 can't become sure of a token
+    model.get_input_embeddings().weight.data.mul_(50)  # the output layer too: frozen at std 0.02 it could never be sure of a token
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

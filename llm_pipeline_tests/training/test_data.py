@@ -59,6 +59,6 @@ def test_packed_conversations_do_not_see_one_another(small_base: Path) -> None:
         start = 0
         for example in examples:
             alone = model(input_ids=torch.tensor([example.tokens])).logits[0]
-            torch.testing.assert_close(together[0, start : start + len(example.tokens)], alone, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(together[0, start : start + len(example.tokens)], alone, atol=1e-3, rtol=1e-3)
             start += len(example.tokens)
     assert (batch["labels"][1, len(examples[0].tokens) :] == IGNORED).all()

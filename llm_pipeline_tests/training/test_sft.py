@@ -18,7 +18,7 @@ from llm_pipeline.training.merge import merge
 from llm_pipeline.training.sft import fingerprint, make_checkpoint
 from llm_pipeline_tests.training.conftest import FACTS, QUICK, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")]  # PEFT asks by the old name
 
 
 def _kill_trainer(work: Path) -> None:
