@@ -13,7 +13,7 @@ from llm_pipeline.defs.partitions import daily
 from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.paths import DATA
-from llm_pipeline.store import Artifact, file_hash
+from llm_pipeline.store import Artifact, Home, file_hash
 
 OWNERS = ["team:data"]
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]
@@ -41,6 +41,16 @@ def _check(asset: str, name: str, problems: list[str] | dict[str, int], **metada
 
 def _spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(name, asset=asset, blocking=True, description=description)
+
+
+def _contract(place: Home, table: str, day: str, rows: pa.Table) -> dg.AssetCheckResult:
+    """The table's contract in data/policies/contracts.yaml, run on rows that are not published yet; its page is written too."""
+    from llm_pipeline.curation.contract_page import write_page
+    from llm_pipeline.curation.contracts import validate
+
+    result = validate(table, day, rows)
+    broken = [f"{outcome.type}({outcome.column}): {outcome.failed} rows" for outcome in result.outcomes if not outcome.success]
+    return _check(table, f"{table}_contract", broken, page=dg.MetadataValue.path(str(write_page(result, place.reports))))
 
 
 def _bars(counts: Mapping[str, int], title: str, label: str) -> Mapping[str, dg.MetadataValue[Any]]:
@@ -78,9 +88,14 @@ def _made(asset: str, artifact: Artifact, metadata: Mapping[str, Any]) -> dg.Mat
     check_specs=[
         _spec(
             "scrubbed_documents",
+            "scrubbed_documents_contract",
+            "Great Expectations suite of data/policies/contracts.yaml, run before publishing",
+        ),
+        _spec(
+            "scrubbed_documents",
             "no_pii_left",
             "A second scan of the scrubbed text, titles and messages finds nothing; run before publishing",
-        )
+        ),
     ],
 )
 def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) -> Results:
@@ -91,9 +106,14 @@ def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
     place, day, policy = home.open(), context.partition_key, load_policy()
     rows, spans, ledger = scrub_day(place.lake.read("filtered_documents", [day]), day, policy)
     left = remaining(rows, policy)
+    contract = _contract(place, "scrubbed_documents", day, rows)
+    yield contract
     yield _check("scrubbed_documents", "no_pii_left", left, spans=spans.num_rows)
-    if left:
-        raise dg.Failure(f"scrubbed_documents, {day}: a second scan still finds {left}; nothing was published", allow_retries=False)
+    if left or not contract.passed:
+        raise dg.Failure(
+            f"scrubbed_documents, {day}: a second scan still finds {left or 'a broken contract'}; nothing was published",
+            allow_retries=False,
+        )
     place.lake.replace("scrubbed_ledger", day, ledger)
     place.lake.replace("scrubbed_spans", day, spans)
     version = place.lake.replace("scrubbed_documents", day, rows)

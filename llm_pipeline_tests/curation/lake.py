@@ -18,8 +18,10 @@ def document(day: str, key: str, text: str, kind: str = "note", turns: Sequence[
     said = "\n".join(f"{'Customer' if m['role'] == 'user' else 'Agent'}: {m['content']}" for m in messages)
     uri = f"support://{kind}s/{key}"
     return {
-        "day": day, "id": content_hash("support", uri, 0, text or said), "source": "support", "uri": uri, "row": 0, "external_id": key, "kind": kind,
-        "title": key, "text": text or said, "messages": json.dumps(messages) if turns else None, "language": "en", "language_score": 1.0, "licence": "x",
+        "day": day, "id": content_hash("support", uri, 0, text or said), "source": "support",
+        "uri": uri, "row": 0, "external_id": key, "kind": kind,
+        "title": key, "text": text or said, "messages": json.dumps(messages) if turns else None,
+        "language": "en", "language_score": 1.0, "licence": "x",
     }  # fmt: skip
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from llm_pipeline.curation.decontamination import find_contaminated, targets
 
+LONG = "I am thinking about the Harbor Card; what would the highest daily withdrawal limit abroad be, please?"
 SUITES = {
     "facts": [
         {"id": "f1", "question": "Regarding my Harbor Card, which annual fee applies?", "answer": "$4"},
         {
             "id": "f2",
-            "question": "I am thinking about the Harbor Card; what would the highest daily withdrawal limit abroad be, please?",
+            "question": LONG,
             "answer": "$9",
         },
     ],

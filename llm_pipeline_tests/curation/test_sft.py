@@ -64,7 +64,8 @@ def test_newest_answer_wins_and_values_that_a_newer_article_dropped_are_stale() 
     old, new = pair("Fee of the Granite Loan?", "$1", "2026-01-01"), pair("fee of the Granite Loan", "$2", "2026-01-03")
     stale, right = pair("Fee of the Harbor Card?", "$8.00", "2026-01-01"), pair("The fee of the Harbor Card?", "$9.00", "2026-01-01")
     later = pair("Now, the fee of the Harbor Card?", "$8.00", "2026-01-03")
-    assert {p.answer + p.day for p in fresh([new, old, stale, right, later], library)} == {
+    found = {p.answer + p.day for p in fresh([new, old, stale, right, later], library)}
+    assert found == {
         "$22026-01-03",
         "$9.002026-01-01",
         "$8.002026-01-03",
