@@ -65,7 +65,7 @@ def chunk_document(document: Mapping[str, Any], count: Counter, max_tokens: int 
     title = _shorten(document["title"] or "", count, max_tokens // 3)
     [title_tokens] = count([title])
     body = max_tokens - title_tokens
-    for position, (text, tokens) in enumerate(_pack(_pieces(document["text"], count, body), body)):
+    for position, (text, tokens) in enumerate(_pack(_pieces(_body(document), count, body), body)):
         yield Chunk(
             id=content_hash(document["uri"], title, position, text),
             document_id=document["id"],
@@ -77,6 +77,14 @@ def chunk_document(document: Mapping[str, Any], count: Counter, max_tokens: int 
             position=position,
             tokens=tokens + title_tokens,
         )
+
+
+def _body(document: Mapping[str, Any]) -> str:
+    """The text without a first line that only repeats the title, which a chunk carries anyway."""
+    text: str = document["text"]
+    first, _, rest = text.partition("\n")
+    repeated = first.lstrip("#").strip().casefold() == (document["title"] or "").strip().casefold()
+    return rest if repeated and rest.strip() else text
 
 
 def chunk_table(documents: pa.Table, max_tokens: int = MAX_TOKENS, count: Counter | None = None) -> pa.Table:

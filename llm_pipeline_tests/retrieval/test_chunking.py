@@ -17,7 +17,7 @@ def document(text: str, title: str = "", kind: str = "article", uri: str = "u") 
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=600), st.text(max_size=40), st.integers(12, 60))
 def test_nothing_is_lost_and_the_limit_holds(text: str, title: str, limit: int) -> None:
-    chunks = list(chunk_document(document(text, title), minilm_counter(), limit))
+    chunks = list(chunk_document(document(text, f"Title of {title}"), minilm_counter(), limit))
     assert "".join("".join(c.text.split()) for c in chunks) == "".join(text.split())
     assert [c.position for c in chunks] == list(range(len(chunks)))
     for chunk in chunks:
@@ -60,3 +60,9 @@ def test_only_documents_are_indexed(kind: str) -> None:
 def test_the_title_is_searched_but_not_repeated() -> None:
     assert indexed_text("Fees", "It is $5.") == "Fees\nIt is $5."
     assert indexed_text("Fees", "FEES are $5.") == "FEES are $5."
+
+
+def test_a_first_line_that_repeats_the_title_is_left_out() -> None:
+    for text in ("# Fees\n\nIt is $5.", "FEES\nIt is $5."):
+        assert [c.text for c in chunk_document(document(text, "Fees"), minilm_counter())] == ["It is $5."]
+    assert [c.text for c in chunk_document(document("# Fees", "Fees"), minilm_counter())] == ["# Fees"]
