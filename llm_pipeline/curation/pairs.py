@@ -83,13 +83,24 @@ def fresh(pairs: Iterable[Pair], library: Library) -> list[Pair]:
     return [newest[key] for key in sorted(newest)]
 
 
+def passage_text(document: Row) -> str:
+    """The text as retrieval cuts it: without a first line that only repeats the title, paragraphs on lines of their own."""
+    text: str = document["text"]
+    first, _, rest = text.partition("\n")
+    if rest.strip() and first.lstrip("#").strip().casefold() == (document["title"] or "").strip().casefold():
+        text = rest
+    return "\n".join(" ".join(block.split()) for block in re.split(r"\n\s*\n", text) if block.strip())
+
+
 class Library:
     """The readable documents of a snapshot, found by subject."""
 
     def __init__(self, documents: Sequence[Row]) -> None:
         ordered = sorted(documents, key=lambda row: (row["day"], row["id"]))
-        self._articles = [(row["day"], " ".join(row["text"].split())) for row in ordered if row["kind"] == "article"]
-        self._prose = [_cut(" ".join(row["text"].split()), 0, 60) for row in ordered if row["kind"] in ("web", "note")][:400]
+        articles = [row for row in ordered if row["kind"] == "article"]
+        self._articles = [(row["day"], passage_text(row)) for row in articles]
+        self._titles = [row["title"] or "" for row in articles]
+        self._prose = [_cut(passage_text(row), 0, 60) for row in ordered if row["kind"] in ("web", "note")][:400]
         self._by_subject: dict[str, list[tuple[str, str]]] = {}
         self._values: dict[str, set[str]] = defaultdict(set)
         for row in ordered:
@@ -102,7 +113,8 @@ class Library:
         """(day, text) of the articles that name the question's subject, oldest first."""
         for subject in subjects(question):
             if subject not in self._by_subject:
-                self._by_subject[subject] = [article for article in self._articles if subject in article[1]]
+                named = zip(self._articles, self._titles, strict=True)
+                self._by_subject[subject] = [article for article, title in named if subject in article[1] or subject in title]
             if self._by_subject[subject]:
                 return self._by_subject[subject]
         return []

@@ -21,7 +21,7 @@ from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, load_prompt
 from llm_pipeline.store import Artifact, Home, content_hash, write_jsonl
 
-VERSION = 1
+VERSION = 2
 PROMPT = DATA / "prompts" / "answer.yaml"
 Row = dict[str, Any]
 
