@@ -97,13 +97,11 @@ class Batcher:
         return content
 
     def admit(self, prompt: int, wanted: int | None, default: int) -> int:
-        """The number of tokens that may be generated; refuses what does not fit the context (400) or the queue (429)."""
+        """The number of tokens that may be generated; refuses what does not fit the context (400)."""
         longest = min(default, self.context - prompt) if wanted is None else wanted
         if longest < 1 or prompt + longest > self.context:
             asked = "" if wanted is None else f" + max_tokens {wanted}"
             raise HttpError(400, f"prompt of {prompt} tokens{asked} exceeds the context of {self.context}", code="context_length_exceeded")
-        if self.waiting >= self.limits.queue:
-            raise HttpError(429, f"{self.waiting} requests are waiting already", code="queue_full", retry_after=1)
         if not self.alive:
             raise HttpError(503, "the engine has stopped", retry_after=1)
         return longest
@@ -111,7 +109,12 @@ class Batcher:
     async def generate(
         self, prompt: Sequence[int], longest: int, temperature: float = 0.0, top_p: float = 1.0, *, probe: bool = False
     ) -> AsyncGenerator[Tokens, None]:
-        """Yield the tokens so far whenever there are more; closing the iterator cancels the request. A probe does not queue."""
+        """Yield the tokens so far whenever there are more; closing the iterator cancels the request. A probe does not queue.
+
+        A full queue is `HttpError` 429, before the first tokens.
+        """
+        if not probe and self._slots.locked() and self.waiting >= self.limits.queue:
+            raise HttpError(429, f"{self.waiting} requests are waiting already", code="queue_full", retry_after=1)
         self.waiting += 1
         try:
             if not probe:

@@ -36,13 +36,20 @@ def start(module: str, arguments: Sequence[str], log: Path, *, detached: bool = 
     """Run `python -m module arguments` with its output appended to `log`; detached ones outlive us, in a session of their own."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=detached,
         )
+    if detached:
+        _detached.append(process)
+    return process
+
+
+_detached: list[subprocess.Popen[bytes]] = []
+"""Kept, since forgetting a process that still runs is a ResourceWarning."""
 
 
 def free_port(preferred: int | None = None) -> int:
