@@ -29,7 +29,7 @@ SMALL = BaseRecipe(
 QUICK = SftRecipe(
     lora=Lora(r=16, alpha=32),
     learning_rate=0.005,
-    max_steps=100,
+    max_steps=200,
     batch_size=2,
     max_length=96,
     save_steps=20,

@@ -18,7 +18,11 @@ from llm_pipeline.training.merge import merge
 from llm_pipeline.training.sft import fingerprint, make_checkpoint
 from llm_pipeline_tests.training.conftest import FACTS, QUICK, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")]  # PEFT asks by the old name
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),  # PEFT asks by the old name
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's tables under SQLAlchemy 2.1
+]
 
 
 def _kill_trainer(work: Path) -> None:
