@@ -21,7 +21,7 @@ from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, load_prompt
 from llm_pipeline.store import Artifact, Home, content_hash, write_jsonl
 
-VERSION = 2
+VERSION = 3
 PROMPT = DATA / "prompts" / "answer.yaml"
 Row = dict[str, Any]
 
@@ -31,10 +31,10 @@ class Mix:
     """How many rows of each kind; `rows` bounds them all."""
 
     rows: int = 6000
-    grounded: float = 0.5
+    grounded: float = 0.25
     """Grounded rows per closed one."""
-    refusal: float = 0.15
-    conversations: float = 0.08
+    refusal: float = 0.08
+    conversations: float = 0.04
     counterfactual: float = 0.4
     """Share of the grounded rows whose value is another one, in the passage and the answer, so that reading beats reciting."""
     validation: float = 0.05
@@ -123,7 +123,7 @@ def _grounded(pair: Pair, library: Library, prompt: Prompt, mix: Mix, seed: int,
     passage, answer = library.passage(pair), pair.answer
     if r.random() < mix.counterfactual and passage.count(answer) == 1 and (other := library.another(answer, r)):
         passage, answer = passage.replace(answer, other), other
-    passages = [passage, *library.distractors(pair, r, r.choice((1, 1, 2)))]
+    passages = [passage, *library.distractors(pair, r, r.choice((0, 0, 1)))]
     r.shuffle(passages)
     asked = prompt.messages([{"role": "user", "content": pair.question}], passages)
     return _row([*asked, {"role": "assistant", "content": answer}], "grounded", pair)
@@ -132,8 +132,8 @@ def _grounded(pair: Pair, library: Library, prompt: Prompt, mix: Mix, seed: int,
 def _unanswered(pair: Pair, library: Library, prompt: Prompt, seed: int, round_: int) -> Row:
     """The same question with its own article minus the answer, or with others only: the right answer is the refusal."""
     r = random.Random(f"{seed}/refusal/{round_}/{pair.question}")
-    others = library.distractors(pair, r, r.choice((1, 1, 2)))
     rest = library.without_answer(pair)
+    others = library.distractors(pair, r, r.choice((0, 0, 1)) if rest else 1)
     passages = [rest, *others] if rest and (r.random() < 0.6 or not others) else others
     r.shuffle(passages)
     asked = prompt.messages([{"role": "user", "content": pair.question}], passages)

@@ -19,7 +19,7 @@ class EvalConfig(dg.Config):
     limit: int = 150
     limit_other: int = 40
     max_new_tokens: int = 40
-    passages: int = 2
+    passages: int = 1
     base_retrieval: bool = False
 
 

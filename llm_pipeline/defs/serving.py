@@ -19,7 +19,7 @@ class ReleaseConfig(dg.Config):
 
     retrieval: bool = True
     """Whether a request that does not say so is answered over retrieved passages (when there is an index)."""
-    passages: int = 2
+    passages: int = 1
     threads: int = 1
     dtype: str = "float32"
     kv_megabytes: int = 256

@@ -17,7 +17,7 @@ from llm_pipeline.prompts import Prompt
 if TYPE_CHECKING:
     from llm_pipeline.retrieval.index import Passage, Searcher
 
-PASSAGES = 2
+PASSAGES = 1
 """How many retrieved passages a question is asked with; the best one first."""
 
 
