@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,8 @@ OFFLINE = {
 }
 os.environ.update(OFFLINE)  # before any test module imports a library that reads them
 os.environ.pop("DAGSTER_HOME", None)
+os.environ["LLM_PIPELINE_HOME"] = tempfile.mkdtemp(prefix="llm_pipeline_tests_")  # never the home of the person who tests
+atexit.register(shutil.rmtree, os.environ["LLM_PIPELINE_HOME"], ignore_errors=True)
 
 from llm_pipeline.store import Home  # noqa: E402
 

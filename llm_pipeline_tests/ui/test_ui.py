@@ -138,6 +138,7 @@ def test_the_global_graph_shows_the_seven_groups(page: Any, request: pytest.Fixt
         page.locator("foreignObject", has_text=group).first.wait_for()
     if request.config.getoption("--update-picture"):
         PICTURE.parent.mkdir(exist_ok=True)
+        page.wait_for_function("() => !document.body.innerText.includes('fetching statuses')")
         page.screenshot(path=str(PICTURE), animations="disabled")
         assert PICTURE.stat().st_size < 300_000
 
