@@ -14,8 +14,10 @@ import typer
 
 from llm_pipeline.errors import PipelineError
 from llm_pipeline.paths import PROJECT
+from llm_pipeline.serving.cli import app as endpoint_cli
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app.add_typer(endpoint_cli, name="endpoint")
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of what is made; default $LLM_PIPELINE_HOME or .llm_pipeline.")]
 
 

@@ -1,12 +1,12 @@
 """Every error that the library raises on purpose; each says what was received, what was expected, and where.
 
-    PipelineError
-    |-- ConfigError        a recipe, policy or source declaration is wrong
-    |-- InputError         data from outside cannot be used
-    |-- MissingError       a table, partition or artefact that a step needs does not exist
-    |-- ContractError      data that we made breaks its contract
-    |-- TrainingError      a training process failed; `retryable` when a rerun resumes it
-    `-- EndpointError      the endpoint did not do what its desired state says
+PipelineError
+|-- ConfigError        a recipe, policy or source declaration is wrong
+|-- InputError         data from outside cannot be used
+|-- MissingError       a table, partition or artefact that a step needs does not exist
+|-- ContractError      data that we made breaks its contract
+|-- TrainingError      a training process failed; `retryable` when a rerun resumes it
+`-- EndpointError      the endpoint did not do what its desired state says
 """
 
 from __future__ import annotations
