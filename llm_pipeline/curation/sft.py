@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.pairs import Library, Pair, fresh, pairs_of, question_key
+from llm_pipeline.curation.support.practice import practice
 from llm_pipeline.curation.support.world import REFUSAL
 from llm_pipeline.errors import InputError
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, load_prompt
 from llm_pipeline.store import Artifact, Home, content_hash, write_jsonl
 
-VERSION = 3
+VERSION = 4
 PROMPT = DATA / "prompts" / "answer.yaml"
 Row = dict[str, Any]
 
@@ -30,13 +31,15 @@ Row = dict[str, Any]
 class Mix:
     """How many rows of each kind; `rows` bounds them all."""
 
-    rows: int = 6000
-    grounded: float = 0.25
+    rows: int = 3800
+    grounded: float = 0.3
     """Grounded rows per closed one."""
     refusal: float = 0.08
-    conversations: float = 0.04
-    counterfactual: float = 0.4
+    conversations: float = 0.03
+    counterfactual: float = 0.9
     """Share of the grounded rows whose value is another one, in the passage and the answer, so that reading beats reciting."""
+    rehearsal: float = 0.08
+    """Conversations of the base model's own reading practice about random worlds, so that tuning does not unlearn reading."""
     validation: float = 0.05
 
 
@@ -67,14 +70,16 @@ def examples(documents: Sequence[Row], prompt: Prompt, mix: Mix, seed: int) -> l
     library = Library(documents)
     every = [pair for row in documents if row["kind"] == "conversation" and row["messages"] for pair in pairs_of(row)]
     pairs = fresh(every, library)
-    closed_room = round(mix.rows / (1 + mix.grounded + mix.refusal + mix.conversations))
-    drawn = sorted(pairs, key=lambda pair: content_hash(seed, pair.question, pair.answer))[:closed_room]
+    closed_room = round(mix.rows / (1 + mix.grounded + mix.refusal + mix.conversations + mix.rehearsal))
+    order = sorted(pairs, key=lambda pair: (pair.answer != REFUSAL, content_hash(seed, pair.question, pair.answer)))
+    drawn = order[:closed_room]  # refusals are rare, and all of them are kept
     rows = [_row([*_turn(pair.question, pair.answer)], "refusal" if pair.answer == REFUSAL else "closed", pair) for pair in drawn]
     rows += _conversations(documents, {(pair.question, pair.answer) for pair in pairs}, round(mix.conversations * len(drawn)), seed)
     facts = [pair for pair in drawn if pair.answer != REFUSAL and library.article(pair) is not None]
     wanted = {"grounded": round(mix.grounded * len(drawn)), "refusal": round(mix.refusal * len(drawn))}
     rows += [_grounded(pair, library, prompt, mix, seed, i) for i, pair in _cycle(facts, wanted["grounded"])]
     rows += [_unanswered(pair, library, prompt, seed, i) for i, pair in _cycle(facts[::-1], wanted["refusal"])]
+    rows += [_rehearsal(seed, i) for i in range(round(mix.rehearsal * len(facts)))]
     return sorted({row["id"]: row for row in rows}.values(), key=lambda row: row["id"])
 
 
@@ -95,6 +100,13 @@ def _row(messages: Sequence[Mapping[str, str]], kind: str, pair: Pair) -> Row:
         "id": identity, "messages": list(messages), "kind": kind, "cluster_id": pair.cluster_id, "document_id": pair.document_id,
         "day": pair.day, "questions": said,
     }  # fmt: skip
+
+
+def _rehearsal(seed: int, i: int) -> Row:
+    messages = practice(random.Random(f"{seed}/rehearsal/{i}"), 0.5).messages()
+    questions = tuple(message["content"] for message in messages if message["role"] == "user")
+    identity = f"practice-{i}"
+    return _row(messages, "grounded", Pair(questions[0], messages[-1]["content"], identity, identity, "", questions))
 
 
 def _conversations(documents: Sequence[Row], good: set[tuple[str, str]], n: int, seed: int) -> list[Row]:

@@ -11,12 +11,14 @@ import os
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from llm_pipeline.errors import PipelineError
 from llm_pipeline.paths import DATA, PROJECT
 from llm_pipeline.store import Artifacts, Home, content_hash, file_hash, write_atomically
 
@@ -44,6 +46,7 @@ class Driver:
     def __init__(self, definitions: dg.Definitions, home: Home, say: Say) -> None:
         os.environ["DAGSTER_HOME"] = str(instance_folder(home))
         os.environ["LLM_PIPELINE_HOME"] = str(home.root)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
         self.definitions, self.home, self.say = definitions, home, say
         self.instance = dg.DagsterInstance.get()
         self.skipped: list[str] = []
@@ -97,9 +100,12 @@ class Driver:
         run_id = str(uuid.uuid4())
         quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
         self.instance.add_event_listener(run_id, self._report)
-        self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, run_id=run_id, partition_key=day, run_config=quiet | dict(config or {})
-        )
+        try:
+            self.definitions.resolve_job_def(job).execute_in_process(
+                instance=self.instance, run_id=run_id, partition_key=day, run_config=quiet | dict(config or {})
+            )
+        except dg.Failure as failure:
+            raise PipelineError(f"{job}{f' {day}' if day else ''}: {failure.description} (run {run_id}; `make ui` shows it)") from failure
         return self.home.artifacts.latest() | Artifacts(self.home.indexes).latest()
 
     def _report(self, entry: dg.EventLogEntry) -> None:

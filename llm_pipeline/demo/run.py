@@ -46,7 +46,7 @@ class Story:
 
     def __init__(self, home: Home, watch: Watch) -> None:
         watch.begin("loading")
-        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "LLM_PIPELINE_HOME": str(home.root)}
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1", "LLM_PIPELINE_HOME": str(home.root)}
         from llm_pipeline.curation.support.generator import SupportConfig
         from llm_pipeline.definitions import defs
         from llm_pipeline.defs.drive import Driver

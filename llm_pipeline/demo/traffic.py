@@ -43,7 +43,7 @@ async def _ask_all(
         for i, customer in waiting:
             at = midnight + timedelta(days=1) * ((i + 0.5) / len(customers))
             answers.append(await _ask(session, url, key, at, customer))
-            if progress and len(answers) % 50 == 0:
+            if progress and len(answers) % 150 == 0:
                 progress(len(answers))
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
