@@ -1,0 +1,1 @@
+"""Benchmarks behind the README's tables: `make bench`, or `llm-pipeline bench NAME`."""
