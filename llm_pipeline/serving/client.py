@@ -20,7 +20,7 @@ import psutil
 from llm_pipeline.errors import EndpointError
 from llm_pipeline.records import Release
 from llm_pipeline.serving.canary import RolloutConfig
-from llm_pipeline.serving.processes import read_pid, start
+from llm_pipeline.serving.processes import read_pid, start_detached
 from llm_pipeline.serving.state import Rollout, Spec, State
 from llm_pipeline.store import Home
 
@@ -43,7 +43,7 @@ def ensure_up(home: Home, port: int | None = None, timeout: float = 60.0) -> End
     folder.mkdir(parents=True, exist_ok=True)
     if read_pid(folder / "supervisor.pid") is None:
         arguments = ["--folder", str(folder.resolve()), *(["--port", str(port)] if port else [])]
-        start("llm_pipeline.serving.supervisor", arguments, folder / "supervisor.log", detached=True)
+        start_detached("llm_pipeline.serving.supervisor", arguments, folder / "supervisor.log")
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if read_pid(folder / "supervisor.pid") is not None and _get(f"{endpoint(home).url}/healthz")[0] == 200:

@@ -32,24 +32,23 @@ def die_with(parent: int | None) -> None:
         os._exit(1)
 
 
-def start(module: str, arguments: Sequence[str], log: Path, *, detached: bool = False) -> subprocess.Popen[bytes]:
-    """Run `python -m module arguments` with its output appended to `log`; detached ones outlive us, in a session of their own."""
+def start(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Run `python -m module arguments` as our child, with its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=detached,
-        )
-    if detached:
-        _detached.append(process)
-    return process
+        return subprocess.Popen(_command(module, arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
 
-_detached: list[subprocess.Popen[bytes]] = []
-"""Kept, since forgetting a process that still runs is a ResourceWarning."""
+def start_detached(module: str, arguments: Sequence[str], log: Path) -> None:
+    """The same as nobody's child, in a session of its own: it outlives us, and init collects it when it ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = ["setsid", "--fork", *_command(module, arguments)]
+    with log.open("ab") as output:
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=True)
+
+
+def _command(module: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
 
 
 def free_port(preferred: int | None = None) -> int:

@@ -25,11 +25,15 @@ pytestmark = [
 ]
 
 
+def _trainers(work: Path) -> list[psutil.Process]:
+    """The launcher and all its workers, wherever their sessions are."""
+    running = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in running if str(work) in " ".join(process.cmdline())]
+
+
 def _kill_trainer(work: Path) -> None:
-    """SIGKILL the launcher and all its workers, wherever their sessions are."""
-    for process in psutil.Process().children(recursive=True):
-        if str(work) in " ".join(process.cmdline()):
-            process.kill()
+    for process in _trainers(work):
+        process.kill()
 
 
 def _data(folder: Path) -> Path:
@@ -85,7 +89,7 @@ def test_interrupted_parent_leaves_no_process_and_a_checkpoint(small_base: Path,
 
     def stop(message: Message) -> None:
         if message["event"] == "progress":
-            pids.extend([p.pid for p in psutil.Process().children(recursive=True) if str(work) in " ".join(p.cmdline())])
+            pids.extend([process.pid for process in _trainers(work)])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
