@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ def run_demo(root: Path, source: str | None, *, as_json: bool = False) -> None:
     home = Home(root)
     root.mkdir(parents=True, exist_ok=True)
     declare_user_source(home, source)
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, width=None if sys.stderr.isatty() else 160)
     console.print(f"llm_pipeline demo, everything is made in {root}", highlight=False)
     with Watch(console, total=3 * DAYS + 5) as watch:
         story = Story(home, watch)
@@ -38,7 +39,7 @@ def run_demo(root: Path, source: str | None, *, as_json: bool = False) -> None:
         print(json.dumps(summary))
         return
     console.print(summary_table(home, summary))
-    console.print(closing_words(home, story.driver.skipped), markup=False, highlight=False)
+    console.print(closing_words(home, story.driver.skipped), markup=False, highlight=False, soft_wrap=True)
 
 
 class Story:
