@@ -1,5 +1,6 @@
 """Curation as assets: raw sources, documents, and what survives the filters, day by day."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -132,6 +133,11 @@ def policy_version() -> str:
     return file_hash(POLICY)
 
 
+def _tag(value: str) -> str:
+    """The nearest value that Dagster allows for a tag: letters, digits, `_`, `-`, `.`, at most 63 of them."""
+    return re.sub(r"[^\w.-]+", "-", value, flags=re.ASCII)[:63]
+
+
 def raw_asset(source: Source) -> dg.AssetsDefinition:
     """The asset that lands one source; one per entry of data/sources.yaml and of the home's own sources.yaml."""
 
@@ -144,7 +150,7 @@ def raw_asset(source: Source) -> dg.AssetsDefinition:
         description=f"{source.description or source.uri}. Raw rows as they arrived, with provenance (licence: {source.licence}).",
         owners=OWNERS,
         kinds={"lance", "python"},
-        tags={"licence": source.licence, "policy": source.policy},
+        tags={"licence": _tag(source.licence), "policy": source.policy},
     )
     def raw(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         from llm_pipeline.curation.readers import read_source

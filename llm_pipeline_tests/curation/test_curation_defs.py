@@ -150,3 +150,8 @@ def test_two_days_at_once_do_not_disturb_each_other(home: Home, tmp_path: Path) 
 def test_one_raw_asset_per_declared_source() -> None:
     assert [key.to_user_string() for key in curation.RAW_KEYS] == [f"raw/{source.name}" for source in curation.SOURCES]
     assert {"raw/support", "raw/python_docs"} <= {key.to_user_string() for key in curation.RAW_KEYS}
+
+
+def test_a_licence_in_plain_words_is_no_obstacle(tmp_path: Path) -> None:
+    asset = curation.raw_asset(Source("mine", "files", "as granted (to the user)", "me", "given", uri=str(tmp_path)))
+    assert asset.tags_by_key[asset.key]["licence"] == "as-granted-to-the-user-"
