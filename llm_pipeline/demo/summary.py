@@ -15,6 +15,8 @@ from llm_pipeline.store import Artifacts, Home
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "deepspeed", "dagster", "lancedb", "daft", "mlflow", "great-expectations")
 
+OWN_SUITES = ("facts", "facts_after", "shifted", "unanswerable")
+
 
 def summarise(home: Home, seconds: Mapping[str, float], outcomes: Mapping[str, Any]) -> dict[str, Any]:
     """`{"figures", "seconds", "versions"}` from the artefacts that the story's steps left and the generator's ground truth."""
@@ -131,9 +133,10 @@ def summary_table(home: Home, summary: Mapping[str, Any]) -> Table:
     ]
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    for suite, recall in figure.items():
-        if suite.startswith("retrieval_recall_at_5_user"):
-            table.add_row("your source", suite.removeprefix("retrieval_recall_at_5_"), f"recall@5 {recall:.3f}", "retrieval_report")
+    for key, recall in figure.items():
+        suite = key.removeprefix("retrieval_recall_at_5_")
+        if suite != key and suite not in OWN_SUITES:
+            table.add_row("your source", suite, f"recall@5 {recall:.3f}", str(made("retrieval_report").path / "report.json"))
     return table
 
 
