@@ -125,7 +125,7 @@ def worker_env(recipe: SftRecipe, *, online: bool = False) -> dict[str, str]:
     env = dict(os.environ) | {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
-        # glibc gives large blocks back to the kernel at every step otherwise, which costs a third of the time.
+        # glibc gives large blocks back to the kernel at every step otherwise: 71 s of system time in 242 steps, 16 s with this.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
         "TOKENIZERS_PARALLELISM": "false",
