@@ -7,6 +7,6 @@ resolved=$(uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-
   --no-emit-index-url --no-emit-find-links --constraint <(echo 'torch==2.13.0'))
 {
   echo "# Compiled from pyproject.toml by 'make lock'; torch stays first: it decides which accelerator packages come along."
-  grep -E '^torch==' <<<"$resolved"
+  grep -E '^torch==' <<<"$resolved" | sed 's/+.*//'
   grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' <<<"$resolved"
 } >infra/requirements.lock

@@ -30,16 +30,17 @@ def demo(
     source: Annotated[
         str | None, typer.Option(help="Your documents: folder, file or URI; txt, md, html, pdf, jsonl, csv, parquet.")
     ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another fictional bank: its products, facts and texts.")] = None,
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
 ) -> None:
     """The whole life cycle on this machine, offline: raw text to a served, monitored model and back to a retrain.
 
-    Examples: llm-pipeline demo / llm-pipeline demo --source ~/documents
+    Examples: llm-pipeline demo / llm-pipeline demo --source ~/documents / llm-pipeline demo --seed 23 --home /tmp/other
     """
     from llm_pipeline.demo.run import run_demo
 
-    run_demo(home_folder(home), source, as_json=as_json)
+    run_demo(home_folder(home), source, seed=seed, as_json=as_json)
 
 
 @app.command()

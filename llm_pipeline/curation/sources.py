@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from llm_pipeline.config import build, load_yaml
 from llm_pipeline.errors import ConfigError, InputError
 from llm_pipeline.store import Home
+
+if TYPE_CHECKING:
+    from llm_pipeline.curation.support.bank import SupportConfig
 
 FIRST_DAY = "2026-01-01"
 DAYS = 14
@@ -56,19 +59,20 @@ class Source:
 
 
 def load_sources(project_file: Path, extra: Path | None = None) -> list[Source]:
-    """The declared sources, then those of `extra` (a user's own; it may be missing); names must differ."""
-    sources: list[Source] = []
-    for path in (project_file, extra):
-        if path is None or (path is extra and not path.exists()):
-            continue
-        entries = load_yaml(path) or []
-        if not isinstance(entries, list):
-            raise ConfigError(f"{path}: received {type(entries).__name__}, expected a list of sources")
-        sources += [build(Source, entry, f"{path}: source {number}") for number, entry in enumerate(entries, 1)]
+    """The declared sources and those of `extra` (a home's own; it may be missing), which replace a declared one of the same name."""
+    own = _read(extra) if extra is not None and extra.exists() else {}
+    return list((_read(project_file) | own).values())
+
+
+def _read(path: Path) -> dict[str, Source]:
+    entries = load_yaml(path) or []
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: received {type(entries).__name__}, expected a list of sources")
+    sources = [build(Source, entry, f"{path}: source {number}") for number, entry in enumerate(entries, 1)]
     names = [source.name for source in sources]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"{project_file}: sources named twice: {', '.join(sorted(repeated))}")
-    return sources
+        raise ConfigError(f"{path}: sources named twice: {', '.join(sorted(repeated))}")
+    return dict(zip(names, sources, strict=True))
 
 
 def land(source: Source, home: Home, day: str) -> Path:
@@ -108,9 +112,16 @@ def _fetch(uri: str, folder: Path) -> Path:
     return target
 
 
+def generator_config(source: Source) -> SupportConfig:
+    """The settings of a source of kind `generator`."""
+    from llm_pipeline.curation.support.bank import SupportConfig
+
+    return build(SupportConfig, dict(source.options), f"source {source.name!r}: options")
+
+
 def _generate(source: Source, home: Home, day: str) -> Path:
     generator: Any = importlib.import_module("llm_pipeline.curation.support.generator")
-    config = build(generator.SupportConfig, dict(source.options), f"source {source.name!r}: options")
+    config = generator_config(source)
     folder = home.landing / source.name / day
     if day in config.all_days:
         generator.generate_day(config, day, home.landing, home.root / "ground_truth")

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_pipeline.config import build
 from llm_pipeline.curation.readers import READERS, suite_files
-from llm_pipeline.curation.sources import Source
+from llm_pipeline.curation.sources import Source, generator_config
 from llm_pipeline.curation.support.world import REFUSAL
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Artifact, Home, content_hash, read_jsonl, write_atomically, write_jsonl
@@ -59,9 +58,9 @@ def _of_source(home: Home, source: Source) -> list[tuple[str, list[Row], str | N
 
 
 def _generated(home: Home, source: Source) -> list[tuple[str, list[Row], str | None]]:
-    from llm_pipeline.curation.support.generator import SupportConfig, write_suites
+    from llm_pipeline.curation.support.suites import write_suites
 
-    config = build(SupportConfig, dict(source.options), f"source {source.name!r}: options")
+    config = generator_config(source)
     write_suites(config, home.landing)
     since = {"facts": config.first_day, "facts_after": config.shift_date, "shifted": config.shift_date}
     paths = sorted((home.landing / "support" / "suites").glob("*.jsonl"))

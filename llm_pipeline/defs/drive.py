@@ -25,6 +25,9 @@ from llm_pipeline.store import Artifacts, Home, content_hash, file_hash, write_a
 Say = Callable[[str], None]
 """Receives one line about what is going on: an asset that starts, is done, or reports from inside."""
 
+OBSERVE_EVERY = 5.0
+"""Seconds between two lines about an asset that reports from inside."""
+
 
 def instance_folder(home: Home) -> Path:
     """The Dagster instance of a home folder, configured by the project's dagster.yaml."""
@@ -50,6 +53,7 @@ class Driver:
         self.definitions, self.home, self.say = definitions, home, say
         self.instance = dg.DagsterInstance.get()
         self.skipped: list[str] = []
+        self._observed = -OBSERVE_EVERY
         self._state_file = home.root / "demo_state.json"
         self._done: dict[str, Any] = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
         self._chain = content_hash(code_version(), *[file_hash(p) for p in [home.root / "sources.yaml"] if p.exists()])
@@ -114,7 +118,8 @@ class Driver:
             return
         if event.event_type == dg.DagsterEventType.STEP_START:
             self.say(f"{event.step_key} ...")
-        elif event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+        elif event.event_type == dg.DagsterEventType.ASSET_OBSERVATION and time.monotonic() - self._observed >= OBSERVE_EVERY:
+            self._observed = time.monotonic()
             metadata = event.asset_observation_data.asset_observation.metadata
             facts = ", ".join(f"{name} {_short(value.value)}" for name, value in metadata.items())
             self.say(f"{event.step_key}: {facts}")

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from llm_pipeline.demo.progress import Watch
-from llm_pipeline.demo.sources import declare_user_source
+from llm_pipeline.demo.sources import declare_sources, support_config
 from llm_pipeline.demo.summary import closing_words, summarise, summary_table
 from llm_pipeline.errors import EndpointError
 from llm_pipeline.store import Home, write_atomically
@@ -23,11 +23,11 @@ REQUESTS = (600,) * 5 + (450,) * 2 + (300,) * 7
 """Simulated requests a day: five days that calibrate the drift thresholds (20 windows of 150), two more calm ones, seven shifted."""
 
 
-def run_demo(root: Path, source: str | None, *, as_json: bool = False) -> None:
+def run_demo(root: Path, source: str | None, *, seed: int | None = None, as_json: bool = False) -> None:
     """Run the whole life cycle under `root`; unchanged steps are skipped. Raises the error of the first asset that fails."""
     home = Home(root)
     root.mkdir(parents=True, exist_ok=True)
-    declare_user_source(home, source)
+    declare_sources(home, source, seed)
     console = Console(stderr=as_json, width=None if sys.stderr.isatty() else 160)
     console.print(f"llm_pipeline demo, everything is made in {root}", highlight=False)
     with Watch(console, total=3 * DAYS + 5) as watch:
@@ -48,11 +48,10 @@ class Story:
     def __init__(self, home: Home, watch: Watch) -> None:
         watch.begin("loading")
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1", "LLM_PIPELINE_HOME": str(home.root)}
-        from llm_pipeline.curation.support.generator import SupportConfig
         from llm_pipeline.definitions import defs
         from llm_pipeline.defs.drive import Driver
 
-        self.home, self.watch, self.support = home, watch, SupportConfig()
+        self.home, self.watch, self.support = home, watch, support_config(home)
         self.driver = Driver(defs, home, watch.say)
         self.days = [str(FIRST_DAY + timedelta(days=i)) for i in range(DAYS)]
         self.outcomes: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from llm_pipeline.demo.sources import support_config
 from llm_pipeline.store import Artifacts, Home
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "deepspeed", "dagster", "lancedb", "daft", "mlflow", "great-expectations")
@@ -77,10 +78,9 @@ def _retrieval_figures(home: Home) -> dict[str, float]:
 
 
 def _truth_figures(home: Home) -> dict[str, float]:
-    from llm_pipeline.curation.support.generator import SupportConfig
     from llm_pipeline.curation.support.scoring import score
 
-    return score(SupportConfig(), home.root / "ground_truth", home)
+    return score(support_config(home), home.root / "ground_truth", home)
 
 
 def _peak_memory_mb() -> int:
@@ -149,7 +149,7 @@ def closing_words(home: Home, skipped: list[str]) -> str:
     from llm_pipeline.serving.client import endpoint
 
     live = endpoint(home)
-    question = json.dumps({"model": "default", "messages": [{"role": "user", "content": _example_question()}]})
+    question = json.dumps({"model": "default", "messages": [{"role": "user", "content": _example_question(home)}]})
     lines = [
         f"{len(skipped)} steps were unchanged and skipped." if skipped else "",
         f"Report        {home.artifacts.named('eval_report').path / 'report.html'}",
@@ -164,9 +164,9 @@ def closing_words(home: Home, skipped: list[str]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _example_question() -> str:
-    from llm_pipeline.curation.support.bank import SupportConfig, bank
+def _example_question(home: Home) -> str:
+    from llm_pipeline.curation.support.bank import bank
 
-    config = SupportConfig()
-    fact = bank(config, "2026-01-14").facts[0]
+    config = support_config(home)
+    fact = bank(config, config.all_days[-1]).facts[0]
     return f"What is the {fact.attribute.names[0]} of the {fact.product}?"

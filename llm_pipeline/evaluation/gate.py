@@ -56,10 +56,9 @@ class Decision:
 def default_policy(primary: str, suites: Mapping[str, str], **options: Any) -> Policy:
     """Guards for the usual suites, judged as customers are answered, over passages: reading and refusing must not get worse.
 
-    `suites` maps a suite to its kind. The margin for refusals is wide because such suites are small: the interval of 40 paired answers
-    is about 0.15 wide on each side.
+    `suites` maps a suite to its kind. With 140 paired answers, of which one in five changed, the interval is about 0.06 wide on each side.
     """
-    guards = [Guard(name, "retrieval", "refused", 0.2) for name, kind in suites.items() if kind == "refusal"]
+    guards = [Guard(name, "retrieval", "refused", 0.1) for name, kind in suites.items() if kind == "refusal"]
     return Policy(primary, guards=(Guard(primary, "retrieval", "em", 0.1), *guards), **options)
 
 

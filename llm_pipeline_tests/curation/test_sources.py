@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from llm_pipeline.curation import sources
 from llm_pipeline.curation.python_docs import DocString
 from llm_pipeline.curation.readers import read_source
 from llm_pipeline.curation.sources import DAYS, Source, load_sources, spread
+from llm_pipeline.curation.support.bank import SupportConfig
+from llm_pipeline.demo.sources import declare_sources, support_config
 from llm_pipeline.errors import ConfigError, InputError
 from llm_pipeline.paths import DATA
 from llm_pipeline.store import Home, table_hash
@@ -28,6 +31,14 @@ def test_a_users_sources_are_appended(tmp_path: Path) -> None:
     assert len(load_sources(DATA / "sources.yaml", tmp_path / "missing.yaml")) == 2
 
 
+def test_a_home_may_declare_a_shipped_source_differently(tmp_path: Path) -> None:
+    declare_sources(Home(tmp_path), None, 23)
+    assert [source.name for source in load_sources(DATA / "sources.yaml", tmp_path / "sources.yaml")] == ["support", "python_docs"]
+    assert support_config(Home(tmp_path)) == replace(SupportConfig(), seed=23)
+    declare_sources(Home(tmp_path), None, None)
+    assert support_config(Home(tmp_path)) == SupportConfig()
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -36,7 +47,7 @@ def test_a_users_sources_are_appended(tmp_path: Path) -> None:
         ("- {name: a, kind: files, licence: MIT, owner: me, consent: mine}", "needs a `uri`"),
         ("- {name: A-1, kind: files, uri: /x, licence: MIT, owner: me, consent: mine}", "lower-case"),
         ("- {name: a, kind: files, uri: /x, license: MIT, owner: me, consent: mine}", "did you mean 'licence'"),
-        ("- {name: support, kind: files, uri: /x, licence: MIT, owner: me, consent: mine}", "named twice: support"),
+        ("- &a {name: a, kind: files, uri: /x, licence: MIT, owner: me, consent: mine}\n- *a", "named twice: a"),
         ("name: a", "expected a list"),
     ],
 )

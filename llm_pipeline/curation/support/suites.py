@@ -12,7 +12,7 @@ from llm_pipeline.curation.support.bank import SupportConfig, absent_facts, arti
 from llm_pipeline.curation.support.world import HELD_OUT_QUESTIONS, REFUSAL, Fact
 from llm_pipeline.store import read_jsonl, write_jsonl
 
-UNANSWERABLE = 40
+UNANSWERABLE = 140
 
 
 @lru_cache(maxsize=8)
