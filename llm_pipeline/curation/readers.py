@@ -121,8 +121,8 @@ def _is_day(text: str) -> bool:
     return re.fullmatch(r"\d{4}-\d\d-\d\d", text) is not None
 
 
-def read_file(path: Path, root: Path, day: str | None = None) -> Iterator[Record]:
-    """All rows of one file below `root`, each on `day` unless the row itself names one; evaluation suites give none."""
+def read_file(path: Path, root: Path, day: str | None = None, *, suites: bool = False) -> Iterator[Record]:
+    """All rows of one file below `root`, each on `day` unless the row itself names one; evaluation suites give none unless `suites`."""
     uri = _uri(path, root)
     suffix, packed = _suffix(path)
     empty = Record(uri, 0, "application/octet-stream", b"", day=day)
@@ -139,7 +139,7 @@ def read_file(path: Path, root: Path, day: str | None = None) -> Iterator[Record
         return
     if not data and not problem:
         problem = "empty_file: no bytes"
-    if data and suffix in _TABULAR and is_suite_columns(_columns(data, suffix)):
+    if data and not suites and suffix in _TABULAR and is_suite_columns(_columns(data, suffix)):
         return
     if data:
         for record in READERS[suffix](data, uri):

@@ -1,0 +1,212 @@
+"""Plain files as corpora: Parquet, JSONL (also gzipped or zstandard), CSV or a folder, in tables of some thousand rows.
+
+Parquet goes through as it is; everything else through the readers, so that damage is reported by file and row and the rest arrives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_pipeline.curation.normalise import Unusable, draft_of
+from llm_pipeline.curation.readers import JSON, Record, read_file
+from llm_pipeline.errors import InputError
+
+Batches = Callable[[], Iterator[pa.Table]]
+"""A corpus that can be read again and again: each call starts at the first row, with at least the columns id and text."""
+ROWS = 4096
+CHARACTERS = 8 << 20
+"""A table holds at most so many rows, and ends after so many characters of text."""
+_KINDS: tuple[tuple[tuple[type, ...], pa.DataType], ...] = (((bool,), pa.bool_()), ((int,), pa.int64()), ((int, float), pa.float64()))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A row or file that cannot be used; `reason` is `code: detail`."""
+
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass
+class Corpus:
+    """A file or folder as `Batches`; `damaged` fills while it is read (the first time)."""
+
+    path: Path
+    need: tuple[str, ...] = ("id", "text")
+    damaged: dict[Damage, None] = field(default_factory=dict)
+    _schema: pa.Schema | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path.exists():
+            raise InputError(f"{self.path}: no such file or folder")
+
+    def __call__(self) -> Iterator[pa.Table]:
+        return self._parquet() if self.path.suffix == ".parquet" else self._records()
+
+    @property
+    def id_type(self) -> Any:
+        """The type of the ids as they arrived, so that what is written can be joined with it."""
+        return self.schema.field("id").type
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and types of all rows; of rows without declared types what fits every value, else its JSON as a string."""
+        if self._schema is None:
+            self._schema = pq.read_schema(self.path) if self.path.suffix == ".parquet" else self._scan()
+            if missing := [name for name in self.need if name not in self._schema.names]:
+                raise InputError(
+                    f"{self.path}: no column {', '.join(missing)}; received {', '.join(self._schema.names) or 'no row at all'}"
+                )
+        return self._schema
+
+    def _parquet(self) -> Iterator[pa.Table]:
+        schema, number = self.schema, 0
+        with pq.ParquetFile(self.path, memory_map=True) as file:
+            for batch in file.iter_batches(batch_size=ROWS):
+                table = pa.Table.from_batches([batch], schema=schema)
+                yield self._without_nulls(table, number)
+                number += batch.num_rows
+
+    def _without_nulls(self, table: pa.Table, first: int) -> pa.Table:
+        """Rows whose id or text is null are damage, not data."""
+        bad = {i for name in self.need for i, value in enumerate(table[name].is_valid().to_pylist()) if not value}
+        for i in sorted(bad):
+            self.damaged[Damage(self.path.name, first + i, "missing_value: id or text is null")] = None
+        return table.take([i for i in range(table.num_rows) if i not in bad]) if bad else table
+
+    def _records(self) -> Iterator[pa.Table]:
+        schema, rows, size = self.schema, [], 0
+        for row in self._rows():
+            rows.append(row)
+            size += len(str(row.get("text", "")))
+            if len(rows) == ROWS or size >= CHARACTERS:
+                yield _table(rows, schema)
+                rows, size = [], 0
+        if rows:
+            yield _table(rows, schema)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        root = self.path if self.path.is_dir() else self.path.parent
+        for path in _files(self.path):
+            for record in read_file(path, root, suites=True):
+                try:
+                    yield self._row(record)
+                except Unusable as error:
+                    self.damaged[Damage(record.uri, record.row, f"{error.args[0]}: {error.args[1]}")] = None
+
+    def _row(self, record: Record) -> dict[str, Any]:
+        """A row of a row format by its columns; any other file is one document, known by its name."""
+        if record.problem or record.media_type != JSON:
+            draft = draft_of({"media_type": record.media_type, "content": record.content, "uri": record.uri, "problem": record.problem})
+            return {"id": record.uri, "title": draft.title, "text": draft.text}
+        row: dict[str, Any] = json.loads(record.content)
+        missing = [name for name in self.need if row.get(name) is None]
+        if missing:
+            raise Unusable("missing_value", f"no {', '.join(missing)} among {', '.join(row) or 'no columns'}")
+        return row
+
+    def _scan(self) -> pa.Schema:
+        seen: dict[str, set[type]] = {}
+        for row in self._rows():
+            for name, value in row.items():
+                seen.setdefault(name, set()).add(type(value))
+        if not seen and self.damaged:
+            first = next(iter(self.damaged))
+            raise InputError(
+                f"{self.path}: none of {len(self.damaged)} rows can be used; the first: {first.file}, row {first.row}: {first.reason}"
+            )
+        fields: list[Any] = [pa.field(name, pa.string() if name == "text" else _type(kinds)) for name, kinds in seen.items()]
+        return pa.schema(fields)
+
+
+def _type(kinds: set[type]) -> Any:
+    known = kinds - {type(None)}
+    return next((arrow for types, arrow in _KINDS if known and known <= set(types)), pa.string())
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    columns = [pa.array([_cell(row.get(name), schema.field(name).type) for row in rows], schema.field(name).type) for name in schema.names]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _cell(value: Any, kind: Any) -> Any:
+    if value is None or kind != pa.string() or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for found in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
+        if not hidden and (found.is_file() or found.is_symlink()):
+            yield found
+
+
+def texts(table: pa.Table) -> list[str]:
+    return [str(text) for text in table["text"].to_pylist()]
+
+
+def ids(table: pa.Table) -> list[str]:
+    return [str(identity) for identity in table["id"].to_pylist()]
+
+
+class ParquetOut:
+    """Tables of one schema into a Parquet file that appears whole when the block ends well, and not at all otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._staging = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self._writer: pq.ParquetWriter | None = None
+        self.rows = 0
+
+    def __enter__(self) -> ParquetOut:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._staging, table.schema, compression="zstd")
+        self._writer.write_table(table)
+        self.rows += table.num_rows
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if error is None and self._writer is not None:
+            os.replace(self._staging, self.path)
+        self._staging.unlink(missing_ok=True)
+
+
+def with_ids_as(table: pa.Table, kind: Any, names: tuple[str, ...] = ("id",)) -> pa.Table:
+    """The id columns in the type that they arrived in."""
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    return table
+
+
+def suite_rows(path: Path) -> Mapping[str, list[dict[str, Any]]]:
+    """The suites at a path, by name: rows {id, question or text, answer}; what has only a text counts as a question."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in _files(path):
+        rows = found.setdefault(file.name.split(".")[0], [])
+        for record in read_file(file, file.parent, suites=True):
+            if record.problem or record.media_type != JSON:
+                raise InputError(f"{file}: row {record.row}: {record.problem or 'not a row of a suite'}")
+            row: dict[str, Any] = json.loads(record.content)
+            question = row.get("question") or row.get("text")
+            if not isinstance(question, str):
+                raise InputError(f"{file}: row {record.row}: expected a question or a text, received the keys {', '.join(row)}")
+            rows.append({**row, "id": str(row.get("id", len(rows))), "question": question, "answer": row.get("answer") or ""})
+    return found
