@@ -1,4 +1,4 @@
-"""`llm-pipeline`: the verbs of the Makefile, and the stages without Dagster. Exit codes: 0 done, 1 failed, 2 bad usage."""
+"""`llm-pipeline`: the verbs of the Makefile, and the stages without Dagster. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from llm_pipeline.errors import PipelineError
+from llm_pipeline.errors import PipelineError, StoppedError
 from llm_pipeline.paths import PROJECT
 from llm_pipeline.serving.cli import app as endpoint_cli
 
@@ -136,4 +136,4 @@ def main() -> None:
         app()
     except PipelineError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(130 if isinstance(error, StoppedError) else 1)

@@ -6,7 +6,8 @@ PipelineError
 |-- MissingError       a table, partition or artefact that a step needs does not exist
 |-- ContractError      data that we made breaks its contract
 |-- TrainingError      a training process failed; `retryable` when a rerun resumes it
-`-- EndpointError      the endpoint did not do what its desired state says
+|-- EndpointError      the endpoint did not do what its desired state says
+`-- StoppedError       a signal asked to stop; the same command goes on from there
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class TrainingError(PipelineError):
 
 class EndpointError(PipelineError):
     """The endpoint did not do what its desired state says."""
+
+
+class StoppedError(PipelineError):
+    """A signal asked to stop; the same command goes on from there."""
 
 
 def near(name: str, known: Iterable[str]) -> str:

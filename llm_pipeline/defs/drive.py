@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
-from llm_pipeline.errors import PipelineError
+from llm_pipeline.errors import PipelineError, StoppedError
 from llm_pipeline.paths import DATA, PROJECT
 from llm_pipeline.store import Artifacts, Home, content_hash, file_hash, write_atomically
 
@@ -108,6 +109,8 @@ class Driver:
             self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance, run_id=run_id, partition_key=day, run_config=quiet | dict(config or {})
             )
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError) as interrupt:
+            raise StoppedError(f"{job} was interrupted; the same command goes on from here (run {run_id})") from interrupt
         except dg.Failure as failure:
             raise PipelineError(f"{job}{f' {day}' if day else ''}: {failure.description} (run {run_id}; `make ui` shows it)") from failure
         return self.home.artifacts.latest() | Artifacts(self.home.indexes).latest()
@@ -116,6 +119,8 @@ class Driver:
         event = entry.dagster_event
         if event is None:
             return
+        if event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY and _interrupted(event.step_retry_data.error):
+            raise KeyboardInterrupt  # Dagster retries interrupted steps; who stops the driver wants no second try
         if event.event_type == dg.DagsterEventType.STEP_START:
             self.say(f"{event.step_key} ...")
         elif event.event_type == dg.DagsterEventType.ASSET_OBSERVATION and time.monotonic() - self._observed >= OBSERVE_EVERY:
@@ -123,6 +128,15 @@ class Driver:
             metadata = event.asset_observation_data.asset_observation.metadata
             facts = ", ".join(f"{name} {_short(value.value)}" for name, value in metadata.items())
             self.say(f"{event.step_key}: {facts}")
+
+
+def _interrupted(error: Any) -> bool:
+    """Whether a signal stands anywhere in the chain of causes of a serialised error."""
+    while error is not None:
+        if error.cls_name in ("KeyboardInterrupt", "DagsterExecutionInterruptedError"):
+            return True
+        error = error.cause or error.context
+    return False
 
 
 def _short(value: Any) -> str:
