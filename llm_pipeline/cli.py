@@ -12,17 +12,15 @@ from typing import Annotated
 
 import typer
 
+from llm_pipeline.curation.cli import register
 from llm_pipeline.errors import PipelineError, StoppedError
 from llm_pipeline.paths import PROJECT
 from llm_pipeline.serving.cli import app as endpoint_cli
+from llm_pipeline.shell import HomeOption, JsonOption, open_home
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(endpoint_cli, name="endpoint")
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of what is made; default $LLM_PIPELINE_HOME or .llm_pipeline.")]
-
-
-def home_folder(home: Path | None) -> Path:
-    return (home or Path(os.environ.get("LLM_PIPELINE_HOME", ".llm_pipeline"))).resolve()
+register(app)
 
 
 @app.command()
@@ -32,7 +30,7 @@ def demo(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Another fictional bank: its products, facts and texts.")] = None,
     home: HomeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """The whole life cycle on this machine, offline: raw text to a served, monitored model and back to a retrain.
 
@@ -40,7 +38,7 @@ def demo(
     """
     from llm_pipeline.demo.run import run_demo
 
-    run_demo(home_folder(home), source, seed=seed, as_json=as_json)
+    run_demo(open_home(home).root, source, seed=seed, as_json=as_json)
 
 
 @app.command()
@@ -72,7 +70,7 @@ def ui(port: int = 3000, home: HomeOption = None) -> None:
     from llm_pipeline.defs.drive import instance_folder
     from llm_pipeline.store import Home
 
-    root = home_folder(home)
+    root = open_home(home).root
     environment = os.environ | {"DAGSTER_HOME": str(instance_folder(Home(root))), "LLM_PIPELINE_HOME": str(root)}
     _become(["dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)], environment)
 
@@ -80,9 +78,7 @@ def ui(port: int = 3000, home: HomeOption = None) -> None:
 @app.command()
 def mlflow(port: int = 5000, home: HomeOption = None) -> None:
     """The MLflow UI on the home folder's runs and models (http://127.0.0.1:5000)."""
-    from llm_pipeline.store import Home
-
-    uri = Home(home_folder(home)).mlflow_uri
+    uri = open_home(home).mlflow_uri
     _become(["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)], dict(os.environ))
 
 
@@ -114,11 +110,10 @@ def bench(names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to 
 def clean(home: HomeOption = None) -> None:
     """End the endpoint and remove the home folder."""
     from llm_pipeline.serving.client import down
-    from llm_pipeline.store import Home
 
-    root = home_folder(home)
-    down(Home(root))
-    shutil.rmtree(root, ignore_errors=True)
+    place = open_home(home)
+    down(place)
+    shutil.rmtree(place.root, ignore_errors=True)
 
 
 def _run(command: list[str]) -> int:

@@ -51,7 +51,19 @@ class Corpus:
             raise InputError(f"{self.path}: no such file or folder")
 
     def __call__(self) -> Iterator[pa.Table]:
-        return self._parquet() if self.path.suffix == ".parquet" else self._records()
+        """Tables with id and text as strings; other columns as they are. A corpus without rows gives one empty table."""
+        self.schema  # noqa: B018  a missing column is an error before the first row
+        empty = True
+        for table in self._parquet() if self.path.suffix == ".parquet" else self._records():
+            empty = False
+            yield with_ids_as(table, pa.string(), self.need)
+        if empty:
+            yield with_ids_as(self.schema.empty_table(), pa.string(), self.need)
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are, where that is known beforehand."""
+        return pq.read_metadata(self.path).num_rows if self.path.suffix == ".parquet" else None
 
     @property
     def id_type(self) -> Any:

@@ -51,9 +51,7 @@ def log(home: Home, name: str, day: str | None = None) -> list[Version]:
     """All versions of a table (of one day, or of all) or of a kind of artefact, oldest first."""
     if _is_artifact(home, name):
         return sorted(_artifact_versions(home.artifacts, name), key=lambda version: version.written)
-    return [version for each in [day] if each for version in _day_versions(home, name, each)] or [
-        version for each in ([] if day else home.lake.days(name)) for version in _day_versions(home, name, each)
-    ]
+    return [version for each in ([day] if day else home.lake.days(name)) for version in _day_versions(home, name, each)]
 
 
 def diff(home: Home, name: str, old: str, new: str, day: str | None = None) -> Difference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,6 @@ def build_data_card(home: Home) -> Artifact:
 def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card, dict[str, Any]]:
     documents = pq.read_table(snapshot.file("documents.parquet"), columns=["source", "licence", "language", "kind", "day"]).to_pylist()
     clusters = pq.read_table(snapshot.file("clusters.parquet"), columns=["reason"])["reason"].to_pylist()
-    groups = Counter((row["source"], row["licence"], row["kind"]) for row in documents)
-    languages = Counter(str(row["language"]) for row in documents)
-    ledger = _ledger(home, days)
     removed = {reason: count for reason, count in Counter(clusters).most_common() if reason != "kept"}
     sections = [
         Section(
@@ -47,31 +44,14 @@ def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card
             ],
             mapping_rows(dict(snapshot.inputs), "input", "value"),
         ),
-        Section(
-            "Sources and licences",
-            rows=[{"source": s, "licence": lic, "kind": k, "documents": n} for (s, lic, k), n in sorted(groups.items(), key=_by_text)],
-        ),
-        Section("Languages", rows=[{"language": name, "documents": n} for name, n in languages.most_common()]),
-        Section(
-            "Removed, quarantined and changed before the snapshot",
-            ["Every record that a rule touched on these days, by reason code; private values are never kept."],
-            [
-                {"stage": stage, "rule": rule, "action": action, "records": n}
-                for (stage, rule, action), n in sorted(ledger.items(), key=_by_text)
-            ],
-        ),
+        *_contents(documents),
+        _rules(_ledger(home, days)),
         Section(
             "Left out of the snapshot",
             ["Duplicates of a kept document, and documents that contain an evaluation question."],
             [{"reason": reason, "documents": n} for reason, n in removed.items()],
         ),
-        Section(
-            "Limits",
-            [
-                "Personal data is found by patterns and validators: names and free-form addresses without such a form may remain.",
-                "Language and quality scores are those of small models; see the ledgers for what each rule decided.",
-            ],
-        ),
+        LIMITS,
     ]
     info = {
         "documents": len(documents),
@@ -80,6 +60,38 @@ def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card
         "left_out": sum(removed.values()),
     }
     return Card("Data card", sections), info
+
+
+def corpus_card(documents: Path, ledger: Mapping[tuple[str, str, str], int]) -> Card:
+    """The card of a corpus that `llm-pipeline curate` wrote: its documents, and by (stage, rule, action) what a rule touched."""
+    rows = pq.read_table(documents, columns=["source", "licence", "language", "kind"]).to_pylist()
+    about = Section("What it is", [f"{len(rows):,} documents; `ledger.parquet` names every record that is not among them, and why."])
+    return Card("Data card", [about, *_contents(rows), _rules(ledger), LIMITS])
+
+
+def _contents(documents: Sequence[Mapping[str, Any]]) -> list[Section]:
+    groups = Counter((row["source"], row["licence"], row["kind"]) for row in documents)
+    languages = Counter(str(row["language"]) for row in documents)
+    sources = [{"source": s, "licence": lic, "kind": k, "documents": n} for (s, lic, k), n in sorted(groups.items(), key=_by_text)]
+    return [
+        Section("Sources and licences", rows=sources),
+        Section("Languages", rows=[{"language": name, "documents": n} for name, n in languages.most_common()]),
+    ]
+
+
+def _rules(ledger: Mapping[tuple[str, str, str], int]) -> Section:
+    rows = [{"stage": s, "rule": r, "action": a, "records": n} for (s, r, a), n in sorted(ledger.items(), key=_by_text)]
+    text = "Every record that a rule touched, by reason code; private values are never kept."
+    return Section("Removed, quarantined and changed", [text], rows)
+
+
+LIMITS = Section(
+    "Limits",
+    [
+        "Personal data is found by patterns and validators: names and free-form addresses without such a form may remain.",
+        "Language and quality scores are those of small models; see the ledgers for what each rule decided.",
+    ],
+)
 
 
 def _by_text(item: tuple[tuple[Any, ...], int]) -> tuple[str, ...]:

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from llm_pipeline.store import Home
+from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Home folder; default $LLM_PIPELINE_HOME or .llm_pipeline.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines for people.")]
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-def _home(home: Path | None) -> Home:
-    return Home((home or Path(os.environ.get("LLM_PIPELINE_HOME", ".llm_pipeline"))).resolve())
-
-
-def _print(value: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(value))
-        return
-    for name, content in value.items():
-        typer.echo(f"{name}: {json.dumps(content) if isinstance(content, dict | list) else content}")
 
 
 @app.command()
@@ -42,8 +26,8 @@ def up(
     """
     from llm_pipeline.serving.client import ensure_up
 
-    found = ensure_up(_home(home), port)
-    _print({"url": found.url, "key": found.key}, as_json)
+    found = ensure_up(open_home(home), port)
+    show({"url": found.url, "key": found.key}, as_json)
 
 
 @app.command()
@@ -51,7 +35,7 @@ def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """End gateway, engines and supervisor. Example: llm-pipeline endpoint down"""
     from llm_pipeline.serving import client
 
-    _print({"stopped": client.down(_home(home))}, as_json)
+    show({"stopped": client.down(open_home(home))}, as_json)
 
 
 @app.command()
@@ -62,8 +46,8 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """
     from llm_pipeline.serving import client
 
-    found = client.status(_home(home))
-    _print(found, as_json)
+    found = client.status(open_home(home))
+    show(found, as_json)
     raise typer.Exit(0 if found.get("ready") else 1)
 
 
@@ -74,9 +58,9 @@ def rollback(
     """Give all traffic back to the release before the current one. Example: llm-pipeline endpoint rollback"""
     from llm_pipeline.serving import client
 
-    place = _home(home)
+    place = open_home(home)
     ended = client.wait(place, client.rollback(place), wait)
-    _print({"rollout": ended.id, "release": ended.release, "status": ended.status}, as_json)
+    show({"rollout": ended.id, "release": ended.release, "status": ended.status}, as_json)
 
 
 @app.command()
@@ -93,11 +77,11 @@ def key(
     """
     from llm_pipeline.serving.state import State
 
-    state = State(_home(home).endpoint)
+    state = State(open_home(home).endpoint)
     if revoke:
-        _print({"revoked": state.revoke_key(name)}, as_json)
+        show({"revoked": state.revoke_key(name)}, as_json)
     else:
-        _print({"name": name, "key": state.add_key(name, scope or ["chat", "feedback"])}, as_json)
+        show({"name": name, "key": state.add_key(name, scope or ["chat", "feedback"])}, as_json)
 
 
 @app.command(context_settings=PASSED_ON)

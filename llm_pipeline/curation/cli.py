@@ -1,0 +1,229 @@
+"""Curation on plain files, without Dagster: `llm-pipeline scrub|dedup|filter|decontaminate|curate|data`."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from llm_pipeline.curation.files import Corpus, ParquetOut, suite_rows, with_ids_as
+from llm_pipeline.paths import DATA
+from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
+
+Input = Annotated[
+    Path, typer.Argument(exists=True, help="Parquet, JSONL (also .gz, .zst), CSV or a folder, with columns id and text.", metavar="IN")
+]
+Output = Annotated[Path, typer.Argument(help="Parquet file to write.", metavar="OUT.parquet")]
+
+
+class Session:
+    """One verb at work: progress on stderr while its tables pass, a summary on stdout when it ends."""
+
+    def __init__(self, verb: str, corpus: Corpus, as_json: bool) -> None:
+        self.verb, self.corpus, self.as_json = verb, corpus, as_json
+        self.rows, self.characters = 0, 0
+        self._started, self._cpu = time.monotonic(), time.process_time()
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+    def __enter__(self) -> Session:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def follow(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Pass `tables` on, counting their rows."""
+        task = self._bar.add_task(self.verb, total=self.corpus.rows)
+        for table in tables:
+            yield table
+            self.rows += table.num_rows
+            self._bar.update(task, advance=table.num_rows)
+
+    def end(self, out: Path, **facts: Any) -> None:
+        """Write what could not be read beside `out`, and say what was done."""
+        if self.corpus.damaged:
+            quarantine = out.with_suffix(".quarantine.parquet")
+            pq.write_table(pa.Table.from_pylist([asdict(damage) for damage in self.corpus.damaged]), quarantine)
+            facts |= {"damaged": len(self.corpus.damaged), "quarantine": str(quarantine)}
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        spent = {"seconds": round(time.monotonic() - self._started, 2), "cpu_seconds": round(time.process_time() - self._cpu, 2)}
+        show({"verb": self.verb, "rows": self.rows, **facts, "out": str(out), **spent, "peak_memory_mb": memory}, self.as_json)
+
+
+def scrub(
+    source: Input,
+    out: Output,
+    spans: Annotated[Path | None, typer.Option(help="Parquet file for what was found: id, start, end, entity, score, recogniser.")] = None,
+    policy: Annotated[Path, typer.Option(exists=True, help="What happens to which type.")] = DATA / "policies" / "pii.yaml",
+    as_json: JsonOption = False,
+) -> None:
+    """Replace personal data and secrets in the column text; spans are character offsets into the input, never values.
+
+    Example: llm-pipeline scrub mails.jsonl.gz clean.parquet --spans spans.parquet
+    """
+    from llm_pipeline.curation.pii import load_policy
+    from llm_pipeline.curation.scrubbing import scrub_table
+
+    corpus, rules, entities = Corpus(source), load_policy(policy), Counter[str]()
+    with (
+        TemporaryDirectory() as scratch,
+        ParquetOut(out) as texts,
+        ParquetOut(spans or Path(scratch) / "spans.parquet") as places,
+        Session("scrub", corpus, as_json) as session,
+    ):
+        for table in session.follow(corpus()):
+            scrubbed, found = scrub_table(table, rules)
+            entities.update(map(str, found["entity"].to_pylist()))
+            texts.write(with_ids_as(scrubbed, corpus.id_type))
+            places.write(with_ids_as(found, corpus.id_type))
+    session.end(out, spans=sum(entities.values()), entities=dict(entities.most_common()))
+
+
+def dedup(
+    source: Input,
+    out: Output,
+    threshold: Annotated[float, typer.Option(help="Jaccard similarity of word 5-shingles from which two texts are duplicates.")] = 0.7,
+    semantic: Annotated[float | None, typer.Option(help="Also cosine similarity of embeddings from which they are.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find exact and near duplicates: id, cluster_id, keep, reason, kept_id, jaccard; every removed row has a kept twin.
+
+    Example: llm-pipeline dedup corpus.parquet verdicts.parquet --threshold 0.8
+    """
+    from llm_pipeline.curation.dedup import dedup_batches
+
+    corpus = Corpus(source)
+    with TemporaryDirectory(dir=out.absolute().parent if out.absolute().parent.exists() else None) as scratch:
+        verdicts = dedup_batches(corpus, threshold=threshold, scratch=Path(scratch), semantic=semantic)
+        _write_verdicts("dedup", corpus, out, as_json, verdicts, ("id", "cluster_id", "kept_id"))
+
+
+def filter_(
+    source: Input,
+    out: Output,
+    policy: Annotated[Path, typer.Option(exists=True, help="Rules and thresholds.")] = DATA / "policies" / "quality.yaml",
+    as_json: JsonOption = False,
+) -> None:
+    """Judge quality, language, toxicity and poison: id, keep, reason, and every score.
+
+    Example: llm-pipeline filter crawl.parquet verdicts.parquet --json
+    """
+    from llm_pipeline.curation.quality import filter_batches, load_policy
+
+    corpus = Corpus(source)
+    _write_verdicts("filter", corpus, out, as_json, filter_batches(corpus, load_policy(policy)))
+
+
+def decontaminate(
+    source: Input,
+    out: Output,
+    against: Annotated[
+        Path, typer.Option(exists=True, help="Suite that must not leak: rows of question (or text) and answer; a file or a folder of them.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Find documents that hold an evaluation question: id, keep, matched_id, overlap.
+
+    Example: llm-pipeline decontaminate corpus.parquet --against suite.jsonl verdicts.parquet
+    """
+    from llm_pipeline.curation.decontamination import decontaminate_batches
+
+    corpus = Corpus(source)
+    _write_verdicts("decontaminate", corpus, out, as_json, decontaminate_batches(corpus, suite_rows(against)))
+
+
+def _write_verdicts(
+    verb: str, corpus: Corpus, out: Path, as_json: bool, verdicts: Iterator[pa.Table], ids: tuple[str, ...] = ("id",)
+) -> None:
+    kept, reasons = 0, Counter[str]()
+    with ParquetOut(out) as file, Session(verb, corpus, as_json) as session:
+        for table in session.follow(verdicts):
+            keep = table["keep"].to_pylist()
+            kept += sum(map(bool, keep))
+            if "reason" in table.column_names:
+                reasons.update(str(reason) for reason, stays in zip(table["reason"].to_pylist(), keep, strict=True) if not stays)
+            file.write(with_ids_as(table, corpus.id_type, ids))
+    session.end(out, kept=kept, removed=session.rows - kept, **({"reasons": dict(reasons.most_common())} if reasons else {}))
+
+
+def curate(
+    source: Input,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT_DIR")],
+    against: Annotated[Path | None, typer.Option(exists=True, help="Suites that must not leak into the corpus.")] = None,
+    threshold: Annotated[float, typer.Option(help="Jaccard similarity from which two texts are duplicates.")] = 0.7,
+    licence: Annotated[str, typer.Option(help="By what licence the text is used; recorded with every document.")] = "unspecified",
+    as_json: JsonOption = False,
+) -> None:
+    """Normalise, filter, scrub, deduplicate and decontaminate a corpus, with a ledger of every removal and change and a data card.
+
+    OUT_DIR gets documents.parquet, ledger.parquet, spans.parquet, clusters.parquet, summary.json and data_card.md/.html.
+    Example: llm-pipeline curate raw/ curated/ --against suites/
+    """
+    from llm_pipeline.curation.curate import curate as run
+
+    console = Console(stderr=True)
+    show(run(source, out, against=against, threshold=threshold, licence=licence, say=console.print), as_json)
+
+
+data = typer.Typer(no_args_is_help=True, help="Versions of tables and artefacts: what there was, what changed, and back.")
+Name = Annotated[str, typer.Argument(help="A table of the lake or a kind of artefact, such as documents or corpus_snapshot.")]
+Day = Annotated[str | None, typer.Option(help="Day of a daily table, as 2026-01-31.")]
+
+
+@data.command("log")
+def data_log(name: Name, day: Day = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All versions, oldest first. Example: llm-pipeline data log documents --day 2026-01-03"""
+    from llm_pipeline.curation.versions import log
+
+    versions = [asdict(version) for version in log(open_home(home), name, day)]
+    if as_json:
+        typer.echo(json.dumps(versions))
+        return
+    table = Table(*("name", "day", "version", "written", "rows", "content", "current"))
+    for version in versions:
+        table.add_row(*("" if value is None else str(value) for value in version.values()))
+    Console().print(table)
+
+
+@data.command("diff")
+def data_diff(name: Name, old: str, new: str, day: Day = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Rows added, removed and changed from one version to another. Example: llm-pipeline data diff documents 1 2 --day 2026-01-03"""
+    from llm_pipeline.curation.versions import diff
+
+    found = asdict(diff(open_home(home), name, old, new, day))
+    show(found if as_json else {key: value for key, value in found.items() if key != "examples"}, as_json)
+
+
+@data.command("rollback")
+def data_rollback(name: Name, version: str, day: Day = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Make an earlier version the current one again. Example: llm-pipeline data rollback documents 1 --day 2026-01-03"""
+    from llm_pipeline.curation.versions import rollback
+
+    show(asdict(rollback(open_home(home), name, version, day)), as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the project's command line."""
+    app.command()(scrub)
+    app.command()(dedup)
+    app.command("filter")(filter_)
+    app.command()(decontaminate)
+    app.command()(curate)
+    app.add_typer(data, name="data")

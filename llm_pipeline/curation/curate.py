@@ -1,0 +1,199 @@
+"""The whole of curation on plain files: what the assets do day by day, as one pass over a corpus that need not fit in memory.
+
+files -> normalise -> filter -> scrub -> duplicates -> leaks -> documents.parquet, and a ledger line for all that is not in it
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_pipeline.curation.files import ROWS, Corpus, ParquetOut, suite_rows
+from llm_pipeline.curation.ledger import Entry, ledger_table
+from llm_pipeline.curation.sources import Source
+from llm_pipeline.errors import ContractError
+from llm_pipeline.store import write_atomically
+
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+
+@dataclass
+class Balance:
+    """What went in and what became of it; `stages` counts the rows after each stage."""
+
+    received: int = 0
+    stages: dict[str, int] = field(default_factory=dict)
+    actions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Records by (stage, rule, action)."""
+
+    def note(self, ledger: pa.Table) -> None:
+        self.actions.update(zip(*(map(str, ledger[name].to_pylist()) for name in ("stage", "rule", "action")), strict=True))
+
+    def total(self, action: str) -> int:
+        return sum(n for (_, _, found), n in self.actions.items() if found == action)
+
+
+class Run:
+    """One corpus on its way through the stages; each reads the file that the last one wrote."""
+
+    def __init__(self, out: Path, work: Path, say: Say) -> None:
+        self.out, self.work, self.say, self.balance = out, work, say, Balance()
+
+    def stage(self, name: str, tables: Iterator[tuple[pa.Table, pa.Table]], ledger: ParquetOut) -> Path:
+        """Write the rows that stay and the ledger of those that don't."""
+        begun, path = time.monotonic(), self.work / f"{name}.parquet"
+        with ParquetOut(path) as file:
+            for rows, entries in tables:
+                file.write(rows)
+                ledger.write(entries)
+                self.balance.note(entries)
+        self.balance.stages[name] = file.rows
+        self.say(f"{name}: {file.rows:,} documents, {time.monotonic() - begun:.1f} s")
+        return path
+
+    def normalised(self, source: Path, licence: str) -> Iterator[tuple[pa.Table, pa.Table]]:
+        from llm_pipeline.curation.normalise import normalise
+        from llm_pipeline.curation.quality import load_policy
+
+        policy = load_policy().poison
+        declared = Source("corpus", "files", licence, "user", "provided by the user", uri=str(source))
+        for raw in raw_tables(declared, source):
+            self.balance.received += raw.num_rows
+            yield normalise(raw, "", (), policy)
+
+    def filtered(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
+        from llm_pipeline.curation.quality import filter_batches, load_policy
+
+        return _judged(Corpus(path), filter_batches(Corpus(path), load_policy()), "filtered_documents")
+
+    def scrubbed(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
+        from llm_pipeline.curation.pii import load_policy
+        from llm_pipeline.curation.scrubbing import scrub_day
+
+        policy = load_policy()
+        with ParquetOut(self.out / "spans.parquet") as places:
+            for table in Corpus(path)():
+                rows, spans, ledger = scrub_day(table, "", policy)
+                places.write(spans)
+                yield rows, ledger
+
+    def unique(self, path: Path, threshold: float) -> Iterator[tuple[pa.Table, pa.Table]]:
+        from llm_pipeline.curation.dedup import dedup_batches
+
+        with ParquetOut(self.out / "clusters.parquet") as clusters:
+            verdicts = dedup_batches(Corpus(path), threshold=threshold, scratch=self.work)
+            yield from _judged(Corpus(path), _copied(verdicts, clusters), "corpus_snapshot")
+
+    def clean(self, path: Path, suites: Mapping[str, list[Row]]) -> Iterator[tuple[pa.Table, pa.Table]]:
+        from llm_pipeline.curation.decontamination import decontaminate_batches
+
+        return _judged(Corpus(path), decontaminate_batches(Corpus(path), suites), "corpus_snapshot", "contaminated")
+
+
+def curate(
+    source: Path, out: Path, *, against: Path | None = None, threshold: float = 0.7, licence: str = "unspecified", say: Say = lambda _: None
+) -> dict[str, Any]:
+    """Curate a file or folder into `out` and return the summary; raises ContractError when the books don't balance."""
+    suites = suite_rows(against) if against else {}
+    out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    with TemporaryDirectory(dir=out, prefix=".work.") as work, ParquetOut(out / "ledger.parquet") as ledger:
+        run = Run(out, Path(work), say)
+        path = run.stage("normalised", run.normalised(source, licence), ledger)
+        path = run.stage("filtered", run.filtered(path), ledger)
+        path = run.stage("scrubbed", run.scrubbed(path), ledger)
+        path = run.stage("unique", run.unique(path, threshold), ledger)
+        if suites:
+            path = run.stage("decontaminated", run.clean(path, suites), ledger)
+        path.replace(out / "documents.parquet")
+    kept = pq.read_metadata(out / "documents.parquet").num_rows
+    removed, quarantined = run.balance.total("removed"), run.balance.total("quarantined")
+    if run.balance.received != kept + removed + quarantined:
+        raise ContractError(f"{run.balance.received} received, but {kept} kept + {removed} removed + {quarantined} quarantined")
+    summary = {
+        "received": run.balance.received,
+        "kept": kept,
+        "removed": removed,
+        "quarantined": quarantined,
+        "changed": run.balance.total("changed"),
+        "rules": {f"{stage}/{rule}": n for (stage, rule, action), n in run.balance.actions.most_common() if action != "changed"},
+        "stages": run.balance.stages,
+        "seconds": round(time.monotonic() - begun, 1),
+        "out": str(out),
+    }
+    write_atomically(out / "summary.json", json.dumps(summary, indent=1))
+    from llm_pipeline.governance.data_card import corpus_card
+
+    corpus_card(out / "documents.parquet", run.balance.actions).write(out, "data_card")
+    return summary
+
+
+def raw_tables(source: Source, path: Path) -> Iterator[pa.Table]:
+    """Everything below `path` as raw rows with provenance, some thousand at a time."""
+    from llm_pipeline.curation.readers import raw_table, read_file
+
+    root = path if path.is_dir() else path.parent
+    records = []
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_dir() or any(part.startswith(".") for part in file.relative_to(root).parts):
+            continue
+        for record in read_file(file, root):
+            records.append(record)
+            if len(records) == ROWS:
+                yield raw_table(source, records)
+                records = []
+    yield raw_table(source, records)
+
+
+def _judged(
+    tables: Callable[[], Iterator[pa.Table]], verdicts: Iterator[pa.Table], stage: str, rule: str = ""
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """(rows that stay, ledger) out of rows and verdicts {id, keep, reason, ...} in the same order, however either is cut into tables."""
+    waiting = pa.table({"id": pa.array([], pa.string())})
+    for table in tables():
+        while waiting.num_rows < table.num_rows:
+            waiting = pa.concat_tables([waiting, next(verdicts)], promote_options="permissive")
+        mine, waiting = waiting.slice(0, table.num_rows), waiting.slice(table.num_rows)
+        keep = mine["keep"].combine_chunks()
+        yield _kept(table, mine), ledger_table("", map(_entry(stage, rule), _gone(table, keep), _gone(mine, keep)))
+
+
+def _kept(rows: pa.Table, verdicts: pa.Table) -> pa.Table:
+    if "cluster_id" in verdicts.column_names:
+        rows = rows.append_column("cluster_id", verdicts["cluster_id"])
+    return rows.filter(verdicts["keep"])
+
+
+def _gone(rows: pa.Table, keep: Any) -> list[Row]:
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.invert(keep)).to_pylist()
+
+
+def _entry(stage: str, rule: str) -> Callable[[Row, Row], Entry]:
+    from llm_pipeline.curation.poison import QUARANTINED
+
+    def entry(row: Row, verdict: Row) -> Entry:
+        reason = rule or verdict["reason"]
+        action = "quarantined" if reason in QUARANTINED else "removed"
+        score = verdict.get("jaccard", verdict.get("overlap", verdict.get(reason)))
+        detail = verdict.get("kept_id") or verdict.get("matched_id") or ""
+        return Entry(row["id"], row["uri"], row["row"], stage, reason, action, score, detail)
+
+    return entry
+
+
+def _copied(tables: Iterator[pa.Table], out: ParquetOut) -> Iterator[pa.Table]:
+    for table in tables:
+        out.write(table)
+        yield table
