@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,20 @@ SPAN_SCHEMA: Any = pa.schema(_FIELDS)
 Row = dict[str, Any]
 
 
+def scrub_table(table: pa.Table, policy: PiiPolicy) -> tuple[pa.Table, pa.Table]:
+    """The table with its column `text` scrubbed (a null becomes ""), and the spans as offsets into the texts that came in."""
+    texts, spans = scrub_texts([_string(value) for value in table["text"].to_pylist()], policy)
+    at = table.schema.get_field_index("text")
+    return table.set_column(at, table.schema.field(at), pa.array(texts, table.schema.field(at).type)), _span_table(
+        table["id"].to_pylist(), spans
+    )
+
+
+def _span_table(ids: Sequence[Any], spans: Sequence[Span]) -> pa.Table:
+    found = [{**asdict(span), "id": str(ids[span.text])} for span in spans]
+    return pa.Table.from_pylist(found, schema=SPAN_SCHEMA)
+
+
 def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Table, pa.Table, pa.Table]:
     """(scrubbed documents, spans, ledger); titles and messages are scrubbed too, spans are offsets into `text`."""
     rows: list[Row] = documents.select([name for name in DOCUMENT_SCHEMA.names if name in documents.column_names]).to_pylist()
@@ -38,16 +53,12 @@ def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Tabl
         {**row, "text": text, "title": title, "messages": said}
         for row, text, title, said in zip(rows, texts, titles, messages, strict=True)
     ]
-    found = [
-        {"id": rows[s.text]["id"], "start": s.start, "end": s.end, "entity": s.entity, "score": s.score, "recogniser": s.recogniser}
-        for s in spans
-    ]
     entries = [
         _entry(rows[i], entity, n, policy) for i in sorted(by_row) for entity, n in sorted(Counter(s.entity for s in by_row[i]).items())
     ]
     return (
         pa.Table.from_pylist(scrubbed, schema=DOCUMENT_SCHEMA),
-        pa.Table.from_pylist(found, schema=SPAN_SCHEMA),
+        _span_table([row["id"] for row in rows], spans),
         ledger_table(day, entries),
     )
 
