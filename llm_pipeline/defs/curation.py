@@ -8,56 +8,18 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from llm_pipeline.curation.contract_page import write_page
-from llm_pipeline.curation.ledger import counts_by_rule, reconcile
+from llm_pipeline.curation.ledger import reconcile
 from llm_pipeline.curation.sources import Source, load_sources
 from llm_pipeline.defs import curation_datasets
-from llm_pipeline.defs.partitions import daily
-from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource, home_folder
+from llm_pipeline.defs.tables import DAILY, check_contract, check_reconciles, contract_spec, reconciliation_spec, rules
 from llm_pipeline.errors import PipelineError
 from llm_pipeline.paths import DATA
 from llm_pipeline.store import Home
 
-OWNERS = ["team:data"]
 SOURCES = load_sources(DATA / "sources.yaml", home_folder() / "sources.yaml")
 RAW_KEYS = [dg.AssetKey(["raw", source.name]) for source in SOURCES]
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]
-
-
-def contract_spec(table: str) -> dg.AssetCheckSpec:
-    """The blocking check that a table keeps its contract in data/policies/contracts.yaml."""
-    description = f"Great Expectations suite `{table}` of data/policies/contracts.yaml, run before the rows are published"
-    return dg.AssetCheckSpec(f"{table}_contract", asset=table, blocking=True, description=description)
-
-
-def reconciliation_spec(table: str) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
-        f"{table}_reconcile", asset=table, blocking=True, description="Received = kept + removed + quarantined, exactly"
-    )
-
-
-def check_contract(home: Home, table: str, day: str, rows: pa.Table) -> dg.AssetCheckResult:
-    """Run the contract on rows that are not published yet, and render its page."""
-    from llm_pipeline.curation.contracts import validate
-
-    result = validate(table, day, rows)
-    page = write_page(result, home.reports)
-    broken = [f"{outcome.type}({outcome.column}): {outcome.failed} rows" for outcome in result.outcomes if not outcome.success]
-    metadata: dict[str, Any] = {
-        "rows": result.rows,
-        "expectations": len(result.outcomes),
-        "broken": broken,
-        "page": dg.MetadataValue.path(str(page)),
-    }
-    return dg.AssetCheckResult(passed=result.success, asset_key=table, check_name=f"{table}_contract", metadata=metadata)
-
-
-def check_reconciles(table: str, received: int, kept: int, ledger: pa.Table) -> dg.AssetCheckResult:
-    found = reconcile(received, kept, ledger)
-    return dg.AssetCheckResult(
-        passed=found.exact, asset_key=table, check_name=f"{table}_reconcile", description=str(found), metadata={"balance": str(found)}
-    )
 
 
 def publish(
@@ -81,38 +43,12 @@ def publish(
         "dagster/row_count": rows.num_rows,
         "received": received,
         "removed_or_quarantined": received - rows.num_rows,
-        "rules": rules_table(ledger),
+        **rules(ledger, f"Removed, quarantined and changed, {day}"),
         "balance": str(reconcile(received, rows.num_rows, ledger)),
         "dagster/uri": str(home.lake.root / table / f"{day}.lance"),
         **(extra or {}),
     }
     yield dg.MaterializeResult(asset_key=table, metadata=metadata, data_version=dg.DataVersion(version))
-
-
-def rules_table(ledger: pa.Table) -> dg.MetadataValue[Any]:
-    records = [dg.TableRecord({**row}) for row in counts_by_rule(ledger)]
-    columns = [dg.TableColumn("action"), dg.TableColumn("rule"), dg.TableColumn("count", "int")]
-    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
-
-
-def rules_plot(ledger: pa.Table, title: str) -> Mapping[str, dg.MetadataValue[Any]]:
-    """Horizontal bars of the rules; nothing when the ledger is empty."""
-    counts = counts_by_rule(ledger)[::-1]
-    if not counts:
-        return {}
-    from matplotlib.figure import Figure
-
-    colours = {"removed": "#b0503c", "quarantined": "#8a5fb0", "changed": "#5f87b0"}
-    fig = Figure(figsize=(6, 0.5 + 0.28 * len(counts)))
-    axes = fig.subplots()
-    axes.barh(
-        [f"{row['rule']} ({row['action']})" for row in counts],
-        [row["count"] for row in counts],
-        color=[colours[row["action"]] for row in counts],
-    )
-    axes.set_title(title)
-    axes.set_xlabel("documents")
-    return {"reasons": figure(fig)}
 
 
 def mix(rows: pa.Table, column: str) -> dg.MetadataValue[Any]:
@@ -143,12 +79,9 @@ def raw_asset(source: Source) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=dg.AssetKey(["raw", source.name]),
-        group_name="curation",
-        partitions_def=daily,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        **DAILY,
         retry_policy=dg.RetryPolicy(max_retries=1, delay=1),
         description=f"{source.description or source.uri}. Raw rows as they arrived, with provenance (licence: {source.licence}).",
-        owners=OWNERS,
         kinds={"lance", "python"},
         tags={"licence": _tag(source.licence), "policy": source.policy},
     )
@@ -179,10 +112,7 @@ def documents_asset(sources: Sequence[Source]) -> dg.AssetsDefinition:
     """The table of all `sources`, which are also its dependencies."""
 
     @dg.asset(
-        group_name="curation",
-        partitions_def=daily,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
-        owners=OWNERS,
+        **DAILY,
         kinds={"lance", "python"},
         tags={"stage": "normalise"},
         deps=[dg.AssetKey(["raw", source.name]) for source in sources],
@@ -205,7 +135,6 @@ def documents_asset(sources: Sequence[Source]) -> dg.AssetsDefinition:
             "kinds": mix(rows, "kind"),
             "sources": mix(rows, "source"),
             "titles": titles(rows),
-            **rules_plot(ledger, f"Changes and quarantine, {day}"),
         }
         yield from publish(place, day, "documents", rows, "documents_ledger", ledger, raw.num_rows, extra)
 
@@ -216,10 +145,7 @@ documents = documents_asset(SOURCES)
 
 
 @dg.asset(
-    group_name="curation",
-    partitions_def=daily,
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-    owners=OWNERS,
+    **DAILY,
     kinds={"lance", "daft"},
     tags={"stage": "filter"},
     deps=["documents"],
@@ -238,7 +164,6 @@ def filtered_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
         "languages": mix(rows, "language"),
         "kinds": mix(rows, "kind"),
         "titles": titles(rows),
-        **rules_plot(ledger, f"Removed and quarantined, {day}"),
     }
     yield from publish(place, day, "filtered_documents", rows, "filtered_ledger", ledger, received.num_rows, extra)
 

@@ -1,7 +1,7 @@
 """Curation as assets, second half: scrubbed documents, signatures, and the snapshots that training and evaluation read."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -9,13 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.sources import load_sources
-from llm_pipeline.defs.partitions import daily
-from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource
+from llm_pipeline.defs.tables import DAILY, SNAPSHOT, bars, blocking, check, check_contract, contract_spec, made, records
 from llm_pipeline.paths import DATA
-from llm_pipeline.store import Artifact, Home, file_hash
+from llm_pipeline.store import file_hash
 
-OWNERS = ["team:data"]
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]
 
 
@@ -32,66 +30,15 @@ class SftConfig(dg.Config):
     seed: int = 0
 
 
-def _check(asset: str, name: str, problems: list[str] | dict[str, int], **metadata: Any) -> dg.AssetCheckResult:
-    """A blocking check that passes when there are no problems; they are shown in its metadata."""
-    return dg.AssetCheckResult(
-        passed=not problems, asset_key=asset, check_name=name, metadata={"problems": dg.MetadataValue.json(problems), **metadata}
-    )
-
-
-def _spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(name, asset=asset, blocking=True, description=description)
-
-
-def _contract(place: Home, table: str, day: str, rows: pa.Table) -> dg.AssetCheckResult:
-    """The table's contract in data/policies/contracts.yaml, run on rows that are not published yet; its page is written too."""
-    from llm_pipeline.curation.contract_page import write_page
-    from llm_pipeline.curation.contracts import validate
-
-    result = validate(table, day, rows)
-    broken = [f"{outcome.type}({outcome.column}): {outcome.failed} rows" for outcome in result.outcomes if not outcome.success]
-    return _check(table, f"{table}_contract", broken, page=dg.MetadataValue.path(str(write_page(result, place.reports))))
-
-
-def _bars(counts: Mapping[str, int], title: str, label: str) -> Mapping[str, dg.MetadataValue[Any]]:
-    """A horizontal bar chart; nothing when there is nothing to show."""
-    if not counts:
-        return {}
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(6, 0.6 + 0.26 * len(counts)))
-    axes = fig.subplots()
-    axes.barh(list(counts)[::-1], list(counts.values())[::-1], color="#5f87b0")
-    axes.set_title(title)
-    axes.set_xlabel(label)
-    return {"plot": figure(fig)}
-
-
-def _records(rows: list[dict[str, Any]]) -> dg.MetadataValue[Any]:
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else dg.MetadataValue.text("none")
-
-
-def _made(asset: str, artifact: Artifact, metadata: Mapping[str, Any]) -> dg.MaterializeResult[Any]:
-    common: dict[str, Any] = {"reused": artifact.reused, "id": artifact.id, "path": dg.MetadataValue.path(str(artifact.path))}
-    return dg.MaterializeResult(asset_key=asset, metadata={**common, **metadata}, data_version=dg.DataVersion(artifact.id))
-
-
 @dg.asset(
-    group_name="curation",
-    partitions_def=daily,
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-    owners=OWNERS,
+    **DAILY,
     kinds={"lance", "polars"},
     tags={"stage": "scrub"},
     deps=["filtered_documents"],
     code_version=file_hash(DATA / "policies" / "pii.yaml"),
     check_specs=[
-        _spec(
-            "scrubbed_documents",
-            "scrubbed_documents_contract",
-            "Great Expectations suite of data/policies/contracts.yaml, run before publishing",
-        ),
-        _spec(
+        contract_spec("scrubbed_documents"),
+        blocking(
             "scrubbed_documents",
             "no_pii_left",
             "A second scan of the scrubbed text, titles and messages finds nothing; run before publishing",
@@ -106,9 +53,9 @@ def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
     place, day, policy = home.open(), context.partition_key, load_policy()
     rows, spans, ledger = scrub_day(place.lake.read("filtered_documents", [day]), day, policy)
     left = remaining(rows, policy)
-    contract = _contract(place, "scrubbed_documents", day, rows)
+    contract = check_contract(place, "scrubbed_documents", day, rows)
     yield contract
-    yield _check("scrubbed_documents", "no_pii_left", left, spans=spans.num_rows)
+    yield check("scrubbed_documents", "no_pii_left", left, spans=spans.num_rows)
     if left or not contract.passed:
         raise dg.Failure(
             f"scrubbed_documents, {day}: a second scan still finds {left or 'a broken contract'}; nothing was published",
@@ -122,19 +69,16 @@ def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
         "dagster/row_count": rows.num_rows,
         "spans": spans.num_rows,
         "documents_changed": len(set(spans["id"].to_pylist())),
-        "types": _records([{"entity": name, "spans": n, "mode": policy.mode(name)} for name, n in types.items()]),
-        "examples": _records([dict(example) for example in examples(rows, spans)]),
+        "types": records([{"entity": name, "spans": n, "mode": policy.mode(name)} for name, n in types.items()]),
+        "examples": records([dict(example) for example in examples(rows, spans)]),
         "policy": policy.id,
-        **_bars(types, f"Personal data replaced, {day}", "spans"),
+        **bars(types, f"Personal data replaced, {day}", "spans"),
     }
     yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 
 
 @dg.asset(
-    group_name="curation",
-    partitions_def=daily,
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-    owners=OWNERS,
+    **DAILY,
     kinds={"lance", "daft"},
     tags={"stage": "sign"},
     deps=["scrubbed_documents"],
@@ -151,7 +95,7 @@ def signatures(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Mate
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 
 
-@dg.asset(group_name="curation", owners=OWNERS, kinds={"json"}, tags={"stage": "suites"})
+@dg.asset(**SNAPSHOT, kinds={"json"}, tags={"stage": "suites"})
 def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
     """The questions that models are judged by: the bank's own (held-out phrasings only) and those of user sources."""
     from llm_pipeline.curation.suites import build_suites
@@ -160,17 +104,16 @@ def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
     artifact = build_suites(place, load_sources(DATA / "sources.yaml", place.root / "sources.yaml"))
     index = artifact.json("suites.json")
     rows = [{"suite": name, "rows": entry["rows"], "valid_from": entry["valid_from"] or ""} for name, entry in index.items()]
-    return _made("evaluation_suites", artifact, {"dagster/row_count": sum(row["rows"] for row in rows), "suites": _records(rows)})
+    return made("evaluation_suites", artifact, {"dagster/row_count": sum(row["rows"] for row in rows), "suites": records(rows)})
 
 
 @dg.asset(
-    group_name="curation",
-    owners=OWNERS,
+    **SNAPSHOT,
     kinds={"parquet", "numpy"},
     tags={"stage": "snapshot"},
     deps=["scrubbed_documents", "signatures", "evaluation_suites"],
     check_specs=[
-        _spec(
+        blocking(
             "corpus_snapshot",
             "removals_are_explained",
             "Every removed duplicate names a kept twin it truly matches, every leak its question",
@@ -184,28 +127,27 @@ def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     artifact = build_snapshot(home.open(), config.until, config.window_days)
     clusters = pq.read_table(artifact.file("clusters.parquet"))
     info = artifact.info
-    yield _check("corpus_snapshot", "removals_are_explained", problems(clusters))
+    yield check("corpus_snapshot", "removals_are_explained", problems(clusters))
     metadata = {
         "dagster/row_count": info["reasons"].get("kept", 0),
         "received": info["documents"],
         "until": info["until"],
         "days": len(info["days"]),
         "suites": info["suites"] or "none",
-        "reasons": _records([{"reason": reason, "documents": n} for reason, n in info["reasons"].items()]),
-        **_bars({f"{size} documents": n for size, n in info["cluster_sizes"].items()}, "Clusters by size", "clusters"),
+        "reasons": records([{"reason": reason, "documents": n} for reason, n in info["reasons"].items()]),
+        **bars({f"{size} documents": n for size, n in info["cluster_sizes"].items()}, "Clusters by size", "clusters"),
     }
-    yield _made("corpus_snapshot", artifact, metadata)
+    yield made("corpus_snapshot", artifact, metadata)
 
 
 @dg.asset(
-    group_name="curation",
-    owners=OWNERS,
+    **SNAPSHOT,
     kinds={"json"},
     tags={"stage": "sft"},
     deps=["corpus_snapshot"],
     check_specs=[
-        _spec("sft_dataset", "no_leak_into_validation", "Train and validation share no cluster and no question"),
-        _spec("sft_dataset", "rows_are_trainable", "Roles alternate, no turn is empty, there are closed questions"),
+        blocking("sft_dataset", "no_leak_into_validation", "Train and validation share no cluster and no question"),
+        blocking("sft_dataset", "rows_are_trainable", "Roles alternate, no turn is empty, there are closed questions"),
     ],
 )
 def sft_dataset(config: SftConfig, home: HomeResource) -> Results:
@@ -215,8 +157,8 @@ def sft_dataset(config: SftConfig, home: HomeResource) -> Results:
     place = home.open()
     artifact = build_sft(place, place.artifacts.named("corpus_snapshot"), config.seed)
     train, validation = artifact.jsonl("train.jsonl"), artifact.jsonl("validation.jsonl")
-    yield _check("sft_dataset", "no_leak_into_validation", leaks(train, validation))
-    yield _check("sft_dataset", "rows_are_trainable", problems([*train, *validation])[:10])
+    yield check("sft_dataset", "no_leak_into_validation", leaks(train, validation))
+    yield check("sft_dataset", "rows_are_trainable", problems([*train, *validation])[:10])
     kinds = sorted({*counts(train), *counts(validation)})
     rows = [{"kind": kind, "train": counts(train).get(kind, 0), "validation": counts(validation).get(kind, 0)} for kind in kinds]
     metadata = {
@@ -224,10 +166,10 @@ def sft_dataset(config: SftConfig, home: HomeResource) -> Results:
         "train": len(train),
         "validation": len(validation),
         "snapshot": str(artifact.info["snapshot"]),
-        "kinds": _records(rows),
-        **_bars(counts(train), "Rows by kind", "rows"),
+        "kinds": records(rows),
+        **bars(counts(train), "Rows by kind", "rows"),
     }
-    yield _made("sft_dataset", artifact, metadata)
+    yield made("sft_dataset", artifact, metadata)
 
 
 assets: list[dg.AssetsDefinition] = [scrubbed_documents, signatures, evaluation_suites, corpus_snapshot, sft_dataset]
