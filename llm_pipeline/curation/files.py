@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,13 +53,17 @@ class Corpus:
 
     def __call__(self) -> Iterator[pa.Table]:
         """Tables with id and text as strings; other columns as they are. A corpus without rows gives one empty table."""
-        self.schema  # noqa: B018  a missing column is an error before the first row
-        empty = True
+        schema, empty = self.schema, True
         for table in self._parquet() if self.path.suffix == ".parquet" else self._records():
             empty = False
             yield with_ids_as(table, pa.string(), self.need)
         if empty:
-            yield with_ids_as(self.schema.empty_table(), pa.string(), self.need)
+            yield with_ids_as(schema.empty_table(), pa.string(), self.need)
+
+    @property
+    def _untyped(self) -> bool:
+        """CSV has no types: its ids are numbers when they look like numbers, as every other reader of CSV has it."""
+        return ".csv" in self.path.suffixes
 
     @property
     def rows(self) -> int | None:
@@ -122,6 +127,8 @@ class Corpus:
             draft = draft_of({"media_type": record.media_type, "content": record.content, "uri": record.uri, "problem": record.problem})
             return {"id": record.uri, "title": draft.title, "text": draft.text}
         row: dict[str, Any] = json.loads(record.content)
+        if self._untyped and _is_integer(row.get("id")):
+            row["id"] = int(row["id"])
         missing = [name for name in self.need if row.get(name) is None]
         if missing:
             raise Unusable("missing_value", f"no {', '.join(missing)} among {', '.join(row) or 'no columns'}")
@@ -139,6 +146,10 @@ class Corpus:
             )
         fields: list[Any] = [pa.field(name, pa.string() if name == "text" else _type(kinds)) for name, kinds in seen.items()]
         return pa.schema(fields)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) is not None
 
 
 def _type(kinds: set[type]) -> Any:
