@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 from rich.console import Console
@@ -217,6 +218,33 @@ def data_rollback(name: Name, version: str, day: Day = None, home: HomeOption = 
     from llm_pipeline.curation.versions import rollback
 
     show(asdict(rollback(open_home(home), name, version, day)), as_json)
+
+
+@data.command("ledger")
+def data_ledger(
+    day: Day = None,
+    rule: Annotated[str | None, typer.Option(help="Only what this rule did.")] = None,
+    document: Annotated[str | None, typer.Option("--id", help="Only what became of this document.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the rows to this Parquet file instead of counting them.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which rule removed, quarantined or changed what. Example: llm-pipeline data ledger --id 0123456789abcdef"""
+    from llm_pipeline.curation.ledger import counts_by_rule, whole_ledger
+
+    rows = whole_ledger(open_home(home), [day] if day else None)
+    for column, wanted in (("rule", rule), ("id", document)):
+        if wanted is not None:
+            rows = rows.filter(pc.equal(rows[column], pa.scalar(wanted)))
+    if out:
+        with ParquetOut(out) as file:
+            file.write(rows)
+    if document:
+        for row in rows.to_pylist():
+            show(row, as_json)
+    else:
+        counts = {f"{row['rule']} ({row['action']})": row["count"] for row in counts_by_rule(rows)}
+        show({"records": rows.num_rows, **counts}, as_json)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_pipeline.store import Home
 
 Action = Literal["removed", "quarantined", "changed"]
 
@@ -41,6 +44,28 @@ class Entry:
 
 def ledger_table(day: str, entries: Iterable[Entry]) -> pa.Table:
     return pa.Table.from_pylist([{"day": day, **asdict(entry)} for entry in entries], schema=LEDGER_SCHEMA)
+
+
+LEDGERS = ("documents_ledger", "filtered_ledger", "scrubbed_ledger")
+
+
+def whole_ledger(home: Home, days: Sequence[str] | None = None) -> pa.Table:
+    """All days' removals, quarantines and changes as one table, with what the newest snapshot left out of those days."""
+    tables = [home.lake.read(name, there) for name in LEDGERS if (there := _known(home.lake.days(name), days))]
+    if home.artifacts.has("corpus_snapshot"):
+        clusters = pq.read_table(home.artifacts.named("corpus_snapshot").file("clusters.parquet"))
+        gone = [row for row in clusters.to_pylist() if not row["keep"] and (days is None or row["day"] in days)]
+        tables.append(pa.concat_tables([ledger_table(row["day"], [_left_out(row)]) for row in gone] or [LEDGER_SCHEMA.empty_table()]))
+    return pa.concat_tables(tables) if tables else LEDGER_SCHEMA.empty_table()
+
+
+def _known(have: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    return [day for day in have if wanted is None or day in wanted]
+
+
+def _left_out(row: Mapping[str, Any]) -> Entry:
+    detail = f"twin of {row['kept_id']}" if row["kept_id"] else f"holds {row['matched']}" if row["matched"] else ""
+    return Entry(row["id"], "", 0, "corpus_snapshot", row["reason"], "removed", row["jaccard"], detail)
 
 
 def counts_by_rule(ledger: pa.Table) -> list[dict[str, Any]]:

@@ -9,18 +9,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from llm_pipeline.curation.ledger import LEDGERS
 from llm_pipeline.governance.cards import Card, Section, mapping_rows
 from llm_pipeline.store import Artifact, Home
 
 KIND = "data_card"
-_LEDGERS = ("documents_ledger", "filtered_ledger", "scrubbed_ledger")
 
 
 def build_data_card(home: Home) -> Artifact:
     """The card of the newest corpus snapshot, as `data_card.md` and `data_card.html`."""
     snapshot = home.artifacts.named("corpus_snapshot")
     days = _days(snapshot)
-    versions = {table: {day: home.lake.version(table, day) for day in days if day in home.lake.days(table)} for table in _LEDGERS}
+    versions = {table: {day: home.lake.version(table, day) for day in days if day in home.lake.days(table)} for table in LEDGERS}
 
     def make(folder: Path) -> dict[str, Any]:
         card, info = data_card(home, snapshot, days)
@@ -104,7 +104,7 @@ def _days(snapshot: Artifact) -> list[str]:
 
 def _ledger(home: Home, days: Sequence[str]) -> Counter[tuple[str, str, str]]:
     found: Counter[tuple[str, str, str]] = Counter()
-    for table in _LEDGERS:
+    for table in LEDGERS:
         there = [day for day in home.lake.days(table) if day in set(days)]
         if there:
             rows = home.lake.read(table, there, ["stage", "rule", "action"]).to_pylist()

@@ -127,11 +127,15 @@ def test_tables_are_bounded(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    with ParquetOut(path) as out:
-        out.write(pa.table({"id": ["old"]}))
-    with pytest.raises(ValueError, match="schema"), ParquetOut(path) as out:
-        out.write(pa.table({"id": ["new"]}))
-        out.write(pa.table({"other": ["new"]}))
+
+    def write_all(*tables: pa.Table) -> None:
+        with ParquetOut(path) as out:
+            for table in tables:
+                out.write(table)
+
+    write_all(pa.table({"id": ["old"]}))
+    with pytest.raises(ValueError, match="schema"):
+        write_all(pa.table({"id": ["new"]}), pa.table({"other": ["new"]}))
     assert pq.read_table(path)["id"].to_pylist() == ["old"]
     assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"]
 

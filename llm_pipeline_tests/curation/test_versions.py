@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_pipeline.cli import app
+from llm_pipeline.curation.ledger import Entry, ledger_table
 from llm_pipeline.curation.versions import diff, log, rollback
 from llm_pipeline.errors import InputError, MissingError
 from llm_pipeline.store import Home, write_jsonl
@@ -82,3 +83,18 @@ def test_the_command_line_prints_json(home: Home) -> None:
     assert [entry["version"] for entry in json.loads(result.stdout)] == ["1", "2", "1"]
     result = CliRunner().invoke(app, ["data", "diff", "documents", "1", "2", "--day", DAY, "--home", str(home.root)])
     assert "changed  1" in result.stdout
+
+
+def test_the_ledger_says_what_became_of_a_document(home: Home) -> None:
+    home.lake.replace("documents_ledger", DAY, ledger_table(DAY, [Entry("a", "x://a", 3, "documents", "no_text", "quarantined")]))
+    home.lake.replace("filtered_ledger", OTHER, ledger_table(OTHER, [Entry("b", "x://b", 4, "filtered_documents", "toxic", "removed")]))
+
+    def ask(*options: str) -> dict[str, object]:
+        result = CliRunner().invoke(app, ["data", "ledger", *options, "--home", str(home.root), "--json"])
+        assert result.exit_code == 0
+        return dict(json.loads(result.stdout))
+
+    assert ask() == {"records": 2, "no_text (quarantined)": 1, "toxic (removed)": 1}
+    assert ask("--day", OTHER) == {"records": 1, "toxic (removed)": 1}
+    assert ask("--rule", "no_text")["records"] == 1
+    assert ask("--id", "a")["uri"] == "x://a"
