@@ -194,6 +194,16 @@ class Lake:
     def version(self, table: str, day: str) -> str:
         return table_hash(self._day(table, day).to_table())
 
+    def tag(self, table: str, days: Sequence[str], name: str) -> None:
+        """Name the present version of these days, so that it can be found again whatever is written later."""
+        for day in days:
+            dataset = self._day(table, day)
+            known = dataset.tags.list()
+            if name not in known:
+                dataset.tags.create(name, dataset.version)
+            elif known[name]["version"] != dataset.version:
+                dataset.tags.update(name, dataset.version)
+
     def days(self, table: str) -> list[str]:
         return sorted(path.stem for path in (self.root / table).glob("*.lance"))
 

@@ -197,9 +197,9 @@ def data_log(name: Name, day: Day = None, home: HomeOption = None, as_json: Json
     if as_json:
         typer.echo(json.dumps(versions))
         return
-    table = Table(*("name", "day", "version", "written", "rows", "content", "current"))
+    table = Table(*("name", "day", "version", "written", "rows", "content", "current", "tags"))
     for version in versions:
-        table.add_row(*("" if value is None else str(value) for value in version.values()))
+        table.add_row(*(", ".join(value) if isinstance(value, tuple) else str(value or "") for value in version.values()))
     Console().print(table)
 
 

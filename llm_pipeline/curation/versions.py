@@ -30,6 +30,8 @@ class Version:
     rows: int | None
     content: str
     current: bool
+    tags: tuple[str, ...] = ()
+    """Names of a version, such as `snapshot-<id>` for the one that a corpus snapshot was made of."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def log(home: Home, name: str, day: str | None = None) -> list[Version]:
 
 
 def diff(home: Home, name: str, old: str, new: str, day: str | None = None) -> Difference:
-    """What changed by row id from version `old` to `new`."""
+    """What changed by row id from version (or tag) `old` to `new`."""
     before, after = (_hashes(_rows(home, name, version, day)) for version in (old, new))
     found = {
         "added": sorted(after.keys() - before.keys()),
@@ -96,11 +98,13 @@ def _artifact_versions(artifacts: Artifacts, kind: str) -> Iterator[Version]:
 def _day_versions(home: Home, table: str, day: str) -> list[Version]:
     dataset = _dataset(home, table, day)
     found = []
+    names = {name: tag["version"] for name, tag in dataset.tags.list().items()}
     for entry in dataset.versions():
         rows = dataset.checkout_version(entry["version"]).to_table()
         written = entry["timestamp"].astimezone(UTC).isoformat(timespec="seconds")
         current = entry["version"] == dataset.version
-        found.append(Version(table, day, str(entry["version"]), written, rows.num_rows, table_hash(rows), current))
+        tags = tuple(sorted(name for name, version in names.items() if version == entry["version"]))
+        found.append(Version(table, day, str(entry["version"]), written, rows.num_rows, table_hash(rows), current, tags))
     return found
 
 
@@ -135,10 +139,11 @@ def _dataset(home: Home, table: str, day: str) -> lance.LanceDataset:
 
 
 def _checked_out(dataset: lance.LanceDataset, version: str, name: str) -> lance.LanceDataset:
+    tags = dataset.tags.list()
     known = [str(entry["version"]) for entry in dataset.versions()]
-    if version not in known:
-        raise MissingError(f"{name}: no version {version!r}; there are {', '.join(known)}")
-    return dataset.checkout_version(int(version))
+    if version not in known and version not in tags:
+        raise MissingError(f"{name}: no version {version!r}; there are {', '.join([*known, *tags])}")
+    return dataset.checkout_version(version if version in tags else int(version))
 
 
 def _needed(day: str | None, table: str) -> str:

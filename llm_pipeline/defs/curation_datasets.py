@@ -124,7 +124,9 @@ def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     """A window of days without duplicates (over all days), older article revisions and evaluation questions; one verdict per document."""
     from llm_pipeline.curation.snapshot import build_snapshot, problems
 
-    artifact = build_snapshot(home.open(), config.until, config.window_days)
+    place = home.open()
+    artifact = build_snapshot(place, config.until, config.window_days)
+    place.lake.tag("scrubbed_documents", artifact.info["days"], f"snapshot-{artifact.id}")
     clusters = pq.read_table(artifact.file("clusters.parquet"))
     info = artifact.info
     yield check("corpus_snapshot", "removals_are_explained", problems(clusters))

@@ -54,6 +54,17 @@ def test_a_rollback_is_a_new_version_with_the_old_rows(home: Home) -> None:
     assert rollback(home, "documents", "2", DAY).content == before[1].content
 
 
+def test_a_tagged_version_is_found_by_its_name(home: Home) -> None:
+    home.lake.tag("documents", [DAY, OTHER], "snapshot-x")
+    home.lake.replace("documents", DAY, FIRST)
+    assert [v.tags for v in log(home, "documents", DAY)] == [(), ("snapshot-x",), ()]
+    assert diff(home, "documents", "snapshot-x", "3", DAY).changed == 1
+    assert rollback(home, "documents", "snapshot-x", DAY).rows == 2
+    assert home.lake.read("documents", [DAY])["id"].to_pylist() == ["b", "c"]
+    home.lake.tag("documents", [DAY], "snapshot-x")
+    assert log(home, "documents", DAY)[-1].tags == ("snapshot-x",)
+
+
 def test_artefacts_are_compared_and_pointed_back_at(home: Home) -> None:
     def make(rows: list[dict[str, str]]) -> str:
         return home.artifacts.build(
