@@ -29,10 +29,10 @@ Row = dict[str, Any]
 
 @dataclass
 class Balance:
-    """What went in and what became of it; `stages` counts the rows after each stage."""
+    """What went in and what became of it; `stages` has the rows after each stage and its CPU seconds."""
 
     received: int = 0
-    stages: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
     actions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Records by (stage, rule, action)."""
 
@@ -51,14 +51,15 @@ class Run:
 
     def stage(self, name: str, tables: Iterator[tuple[pa.Table, pa.Table]], ledger: ParquetOut) -> Path:
         """Write the rows that stay and the ledger of those that don't."""
-        begun, path = time.monotonic(), self.work / f"{name}.parquet"
+        begun, path = time.process_time(), self.work / f"{name}.parquet"
         with ParquetOut(path) as file:
             for rows, entries in tables:
                 file.write(rows)
                 ledger.write(entries)
                 self.balance.note(entries)
-        self.balance.stages[name] = file.rows
-        self.say(f"{name}: {file.rows:,} documents, {time.monotonic() - begun:.1f} s")
+        seconds = round(time.process_time() - begun, 2)
+        self.balance.stages[name] = {"documents": file.rows, "cpu_seconds": seconds}
+        self.say(f"{name}: {file.rows:,} documents, {seconds:.1f} CPU s")
         return path
 
     def normalised(self, source: Path, licence: str) -> Iterator[tuple[pa.Table, pa.Table]]:

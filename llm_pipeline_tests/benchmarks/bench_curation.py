@@ -1,63 +1,68 @@
-"""Curation of generated days, stage by stage: CPU seconds and MB of text per CPU second (medians over days; imports not counted)."""
+"""`llm-pipeline curate` on a growing corpus: CPU seconds by stage, MB of text per CPU second, and peak memory at 1, 4 and 16 times.
+
+The text is this interpreter's documentation strings and the generated bank's days, repeated with other words so that copies are no duplicates.
+"""
 
 from __future__ import annotations
 
-import statistics
+import json
+import random
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import pyarrow as pa
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from llm_pipeline.curation.normalise import normalise
-from llm_pipeline.curation.pii.policy import load_policy as load_pii
-from llm_pipeline.curation.quality import filter_documents, load_policy
-from llm_pipeline.curation.readers import read_source
-from llm_pipeline.curation.scrubbing import scrub_day
-from llm_pipeline.curation.signatures import sign
-from llm_pipeline.curation.sources import load_sources
-from llm_pipeline.curation.support.bank import SupportConfig
-from llm_pipeline.paths import DATA
-from llm_pipeline.store import Home
+from llm_pipeline.curation.python_docs import doc_strings
 
-T = TypeVar("T")
+RUN = """
+import json, resource, sys
+from pathlib import Path
+from llm_pipeline.curation.curate import curate
+summary = curate(Path(sys.argv[1]), Path(sys.argv[2]))
+print(json.dumps(summary | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
 
 
-def main(days: int = 5) -> None:
-    seconds: dict[str, list[float]] = {}
-    sizes: list[float] = []
-
-    def timed(stage: str, action: Callable[[], T]) -> T:
-        started = time.process_time()
-        result = action()
-        seconds.setdefault(stage, []).append(time.process_time() - started)
-        return result
-
-    source = next(s for s in load_sources(DATA / "sources.yaml") if s.name == "support")
-    policy, pii = load_policy(), load_pii()
-    with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
-        for day in SupportConfig().all_days[: days + 1]:
-            raw = timed("generate and read", lambda day=day: read_source(source, home, day))  # type: ignore[misc]
-            documents, _ = timed("normalise", lambda raw=raw, day=day: normalise(raw, day))  # type: ignore[misc]
-            kept, _ = timed("filter", lambda d=documents, day=day: filter_documents(d, day, policy, {"support": ("en",)}))  # type: ignore[misc]
-            scrubbed = timed("scrub", lambda k=kept, day=day: scrub_day(k, day, pii))[0]  # type: ignore[misc]
-            timed("sign", lambda s=scrubbed: sign(s["id"].to_pylist(), s["text"].to_pylist()))  # type: ignore[misc]
-            sizes.append(_megabytes(documents))
-    table = Table("stage", "CPU s a day", "MB a CPU s", title=f"{days} days, {statistics.median(sizes):.2f} MB a day")
-    for stage, values in seconds.items():
-        median = statistics.median(values[1:])
-        table.add_row(stage, f"{median:.3f}", f"{statistics.median(sizes) / median:.1f}")
-    Console().print(table)
+def texts(megabytes: float, seed: int = 0) -> Iterator[str]:
+    """Documentation with some words replaced by others of the same corpus, until there is enough; one in ten is a near duplicate of an earlier one."""
+    docs = [doc.text for doc in doc_strings() if len(doc.text) > 200]
+    words = sorted({word for text in docs[:2000] for word in text.split() if word.isalpha()})
+    r, made, earlier = random.Random(seed), 0, [""]
+    while made < megabytes * 1e6:
+        copied = r.random() < 0.1 and earlier[-1]
+        source, share = (r.choice(earlier), 0.01) if copied else (r.choice(docs), 0.3)
+        text = " ".join(r.choice(words) if r.random() < share else word for word in source.split(" "))
+        earlier = [*earlier[-500:], text]
+        made += len(text.encode())
+        yield text
 
 
-def _megabytes(documents: pa.Table) -> float:
-    return sum(len(text.encode()) for text in documents["text"].to_pylist()) / 1e6
+def run(megabytes: float, folder: Path) -> dict[str, Any]:
+    path = folder / "corpus.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number, text in enumerate(texts(megabytes)):
+            file.write(json.dumps({"id": number, "text": text}) + "\n")
+    done = subprocess.run([sys.executable, "-c", RUN, str(path), str(folder / "out")], check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(base: float = typer.Option(2.0, help="Megabytes of the smallest corpus.")) -> None:
+    table = Table("MB", "documents", "MB per CPU s", "CPU s by stage", "peak MB")
+    for times in (1, 4, 16):
+        with tempfile.TemporaryDirectory() as folder:
+            summary = run(base * times, Path(folder))
+        seconds = {name: stage["cpu_seconds"] for name, stage in summary["stages"].items()}
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        rate = base * times / max(0.01, sum(seconds.values()))
+        table.add_row(f"{base * times:.0f}", f"{summary['received']:,}", f"{rate:.2f}", shown, f"{summary['peak_mb']:.0f}")
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
