@@ -20,7 +20,17 @@ class HomeResource(dg.ConfigurableResource[Home]):
     root: str = ""
 
     def open(self) -> Home:
+        use_engine()
         return Home(Path(self.root).resolve() if self.root else home_folder())
+
+
+def use_engine() -> None:
+    """Let the corpus engine run where `LLM_PIPELINE_ENGINE` says: `native`, or `ray` on the cluster at `RAY_ADDRESS`."""
+    name = os.environ.get("LLM_PIPELINE_ENGINE", "native")
+    if name != "native":
+        from llm_pipeline.curation.engine import choose
+
+        choose(name, os.environ.get("RAY_ADDRESS"))
 
 
 def dagster_folder() -> Path:

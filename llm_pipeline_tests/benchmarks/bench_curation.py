@@ -1,6 +1,6 @@
 """`llm-pipeline curate` on a growing corpus: CPU seconds by stage, MB of text per CPU second, and peak memory at 1, 4 and 16 times.
 
-The text is this interpreter's documentation strings and the generated bank's days, repeated with other words so that copies are no duplicates.
+The text is this interpreter's documentation strings, repeated with other words so that copies are no duplicates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ print(json.dumps(summary | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).
 
 
 def texts(megabytes: float, seed: int = 0) -> Iterator[str]:
-    """Documentation with some words replaced by others of the same corpus, until there is enough; one in ten is a near duplicate of an earlier one."""
+    """Documentation with some words replaced by others of the corpus until there is enough; one in ten is a near duplicate."""
     docs = [doc.text for doc in doc_strings() if len(doc.text) > 200]
     words = sorted({word for text in docs[:2000] for word in text.split() if word.isalpha()})
     r, made, earlier = random.Random(seed), 0, [""]
