@@ -5,7 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,34 @@ def banking77() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the public data set banking77 is not in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server of this session's own on 127.0.0.1, its database empty."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        pytest.skip("no PostgreSQL: install Debian's package `postgresql` (apt-get install postgresql)")
+    owner = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="llm_pipeline_postgres_"))
+    if owner:
+        shutil.chown(folder, owner)
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(programs[-1].parent / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, user=owner, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    run("initdb", "--auth", "trust", "--username", "tester", "--no-sync")
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+    run("pg_ctl", "--options", options, "--log", str(folder / "log"), "--wait", "start")
+    try:
+        yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "--mode", "fast", "--wait", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
