@@ -1,142 +1,219 @@
-"""Duplicates over all days at once: exact ones by hash, near ones by banded MinHash, every pair verified on the texts.
+"""Duplicates in a corpus of any size: exact ones by hash, near ones by banded MinHash, every pair verified on its shingles.
 
-    equal hashes collapse -> 25 bands of 5 rows -> pairs inside a window of each bucket -> estimate -> exact Jaccard -> clusters
+    equal hashes collapse -> bands -> pairs inside a window of each bucket -> estimate -> exact Jaccard -> clusters -> what stays
 
-A removed document always names a kept one that it truly matches, and nothing depends on the order of rows or days.
+A removed document always names a kept one that it truly matches. Of several copies the one of the earliest day stays, of the
+same day the one with the freest licence, then the longest, then the one with the smallest id; so nothing depends on the order
+of rows, on how the corpus is cut into tables, or on the order in which days arrived.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from llm_pipeline.curation.signatures import jaccard, normalise, shingles
+from llm_pipeline.curation.dedup_sketches import Numbers, Scores, Sketches
+from llm_pipeline.curation.word_hashes import Hashes
 from llm_pipeline.errors import InputError
 
-BANDS, ROWS = 25, 5
+if TYPE_CHECKING:
+    from llm_pipeline.curation.files import Batches
+
 WINDOW = 16
 THRESHOLD = 0.7
-ESTIMATE_FLOOR = 0.58
-_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], dtype=np.uint64)
-Matrix = np.ndarray[tuple[int, int], np.dtype[np.uint32]]
+LOWEST, HIGHEST = 0.5, 1.0
+KEPT, EXACT, NEAR, SEMANTIC = range(4)
+REASONS = ("kept", "exact_duplicate", "near_duplicate", "semantic_duplicate")
+_FIELDS: dict[str, Any] = {"id": pa.string(), "cluster_id": pa.string(), "keep": pa.bool_(), "reason": pa.string()}
+SCHEMA: Any = pa.schema(_FIELDS | {"kept_id": pa.string(), "jaccard": pa.float64()})
 
 
-@dataclass(frozen=True)
-class Item:
-    """What deduplication needs to know of a document; `key` orders the items, the smallest of a cluster is the earliest."""
+@dataclass
+class Verdicts:
+    """What was decided, by number of row."""
 
-    id: str
-    key: tuple[str, ...]
-    text: str
-    text_hash: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    id: str
-    cluster_id: str
-    keep: bool
-    reason: Literal["kept", "exact_duplicate", "near_duplicate"]
-    kept_id: str | None = None
-    jaccard: float | None = None
-    """Of this document's shingles with the kept twin's."""
+    reason: NDArray[np.int8]
+    """Place in REASONS."""
+    kept: Numbers
+    """The kept document that a row equals or resembles, itself when it stays."""
+    cluster: Numbers
+    """The first document of its cluster by the rule of keeping."""
+    jaccard: Scores
+    """With the kept document; NaN where there is none or where only the meaning is the same."""
 
 
-def deduplicate(items: Sequence[Item], signatures: Matrix, threshold: float = THRESHOLD) -> list[Verdict]:
-    """One verdict per item, in the order of keys; `signatures` is (n, 128) in the order of `items`."""
-    if len(items) != len(signatures):
-        raise InputError(f"deduplication: received {len(items)} documents and {len(signatures)} signatures, expected as many of both")
-    order = sorted(range(len(items)), key=lambda i: (items[i].key, items[i].id))
-    items, signatures = [items[i] for i in order], signatures[order]
-    first = _collapse(items)
-    unique = [i for i, representative in enumerate(first) if representative == i and items[i].text_hash]
-    sets = {i: shingles(normalise(items[i].text)) for i in unique}
-    pairs = {pair: score for pair in candidates(signatures, unique) if (score := jaccard(sets[pair[0]], sets[pair[1]])) >= threshold}
-    cluster = _components(len(items), list(pairs))
-    twin = _twins(unique, pairs, cluster, sets, threshold)
-    return [_verdict(i, items, first, cluster, twin) for i in range(len(items))]
+def dedup_batches(batches: Batches, *, threshold: float = THRESHOLD, scratch: Path, semantic: float | None = None) -> Iterator[pa.Table]:
+    """Verdicts (SCHEMA) on all rows, in their order, in the tables of the input.
+
+    `threshold` is the Jaccard similarity of 5-word shingles from which on a document is a near-duplicate, `semantic` the cosine of
+    embeddings from which on one of the remaining documents is the same in other words (None: not looked at). Temporary files of
+    about one and a half times the text go to a new folder under `scratch`. Rows without any word are never duplicates.
+    """
+    if not LOWEST <= threshold <= HIGHEST:
+        raise InputError(f"threshold: received {threshold}, expected a Jaccard similarity from {LOWEST} to {HIGHEST}")
+    if semantic is not None and not 0 < semantic <= 1:
+        raise InputError(f"semantic: received {semantic}, expected a cosine above 0 and at most 1")
+    return _dedup(batches, threshold, scratch, semantic)
 
 
-def _verdict(i: int, items: Sequence[Item], first: Sequence[int], cluster: Sequence[int], twin: dict[int, tuple[int, float]]) -> Verdict:
-    representative = first[i]
-    kept, score = twin.get(representative, (representative, 1.0))
-    cluster_id = items[cluster[representative]].id
-    if kept == i:
-        return Verdict(items[i].id, cluster_id, True, "kept")
-    exact = representative != i and kept == representative
-    return Verdict(items[i].id, cluster_id, False, "exact_duplicate" if exact else "near_duplicate", items[kept].id, round(score, 4))
+def _dedup(batches: Batches, threshold: float, scratch: Path, semantic: float | None) -> Iterator[pa.Table]:
+    with Sketches(scratch, threshold) as sketches:
+        for table in batches():
+            sketches.add(table)
+        verdicts = decide(sketches)
+        if semantic is not None:
+            from llm_pipeline.curation.semantic import remove_same_meaning
+
+            remove_same_meaning(batches, sketches, verdicts, semantic)
+        yield from _tables(sketches, verdicts)
 
 
-def _collapse(items: Sequence[Item]) -> list[int]:
-    """For every item the first one with the same text; texts without words (hash 0) equal nothing."""
-    seen: dict[int, int] = {}
-    return [seen.setdefault(item.text_hash, i) if item.text_hash else i for i, item in enumerate(items)]
+def decide(sketches: Sketches) -> Verdicts:
+    """Exact and near duplicates of all rows that were added."""
+    sketches.finish()
+    hashes = sketches.hashes
+    rows = np.arange(len(hashes))
+    texts, first, text_of = np.unique(hashes, return_index=True, return_inverse=True)
+    verdicts = Verdicts(np.zeros(len(rows), dtype=np.int8), rows.copy(), rows.copy(), np.full(len(rows), np.nan))
+    root = clusters(sketches, first, int(len(texts) > 0 and texts[0] == 0))
+    sizes = np.bincount(root[text_of], minlength=len(texts))
+    members = np.flatnonzero((sizes[root[text_of]] > 1) & (hashes != 0))
+    if not len(members):
+        return verdicts
+    ranked = members[ranks(sketches, members)]
+    best = np.full(len(texts), -1)
+    best[text_of[ranked[::-1]]] = ranked[::-1]
+    texts_ranked = text_of[ranked[best[text_of[ranked]] == ranked]]
+    twin, score = twins(sketches, best, root, texts_ranked)
+    head = np.full(len(texts), -1)
+    head[root[texts_ranked[::-1]]] = best[texts_ranked[::-1]]
+    text = text_of[members]
+    kept = best[np.where(twin[text] >= 0, twin[text], text)]
+    verdicts.kept[members], verdicts.cluster[members] = kept, head[root[text]]
+    verdicts.jaccard[members] = np.where(kept == members, np.nan, score[text])
+    verdicts.reason[members] = np.where(kept == members, KEPT, np.where(twin[text] >= 0, NEAR, EXACT))
+    return verdicts
 
 
-def candidates(signatures: Matrix, rows: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs that share a band and whose signatures estimate at least the floor; each row meets at most 15 later ones per bucket."""
-    if len(rows) < 2:
-        return []
-    index = np.asarray(rows)
-    picked = signatures[index]
-    found = [_bucket_pairs(picked[:, band * ROWS : (band + 1) * ROWS]) for band in range(BANDS)]
-    pairs = np.unique(np.concatenate(found), axis=0)
-    if not len(pairs):
-        return []
-    estimate = np.concatenate(
-        [(picked[part[:, 0]] == picked[part[:, 1]]).mean(axis=1) for part in np.array_split(pairs, len(pairs) // 20_000 + 1)]
-    )
-    return [(int(index[a]), int(index[b])) for a, b in pairs[estimate >= ESTIMATE_FLOOR]]
+def clusters(sketches: Sketches, first: Numbers, skipped: int) -> Numbers:
+    """For each text (in the order of hashes; `first` is a row that has it) the smallest text of its cluster.
+
+    Buckets are walked in the order of hashes, which only the texts decide; pairs that are already connected are not compared,
+    so a crowd of near copies costs a few comparisons each.
+    """
+    forest = Forest(len(first))
+    for band in range(sketches.bands.number if len(first) > 1 else 0):
+        keys = sketches.keys(band)[first]
+        order = np.argsort(keys[skipped:], kind="stable") + skipped
+        order = order[_repeated(keys[order])]
+        for step in range(1, WINDOW):
+            same = np.flatnonzero(keys[order[step:]] == keys[order[:-step]])
+            if not len(same):
+                break
+            a, b = order[same], order[same + step]
+            apart = forest.roots(a) != forest.roots(b)
+            a, b = a[apart], b[apart]
+            found = sketches.similar(first[a], first[b]) >= sketches.threshold
+            forest.join(a[found], b[found])
+    return forest.roots(np.arange(len(first)))
 
 
-def _bucket_pairs(band: Matrix) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Pairs (a < b) of rows with an equal band at most WINDOW - 1 apart within their bucket (a 64-bit hash of the band)."""
-    keys = (band.astype(np.uint64) * _MIX).sum(axis=1, dtype=np.uint64)
-    order = np.argsort(keys, kind="stable")
-    sorted_buckets = keys[order]
-    found = []
-    for step in range(1, min(WINDOW, len(order))):
-        same = np.flatnonzero(sorted_buckets[step:] == sorted_buckets[:-step])
-        if not len(same):
-            break
-        found.append(np.stack([order[same], order[same + step]], axis=1))
-    return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+def _repeated(ordered: Hashes) -> NDArray[np.bool_]:
+    same = np.concatenate([[False], ordered[1:] == ordered[:-1], [False]])
+    return same[1:] | same[:-1]
 
 
-def _components(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """For every node the smallest node that it is connected with (union-find with path halving)."""
-    parent = list(range(n))
+class Forest:
+    """Union-find over numbers; the root of a set is its smallest member."""
 
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
+    def __init__(self, size: int) -> None:
+        self._parent = np.arange(size)
+
+    def roots(self, nodes: Numbers) -> Numbers:
+        found = self._parent[nodes]
+        while not np.array_equal(above := self._parent[found], found):
+            found = above
+        self._parent[nodes] = found
+        return found
+
+    def join(self, a: Numbers, b: Numbers) -> None:
+        """Merge the set of a[i] with that of b[i], for all i."""
+        parent = self._parent
+        for left, right in zip(a.tolist(), b.tolist(), strict=True):
+            low, high = sorted((self._root(left), self._root(right)))
+            parent[high] = low
+
+    def _root(self, node: int) -> int:
+        while (above := int(self._parent[node])) != node:
+            self._parent[node] = self._parent[above]
+            node = above
         return node
 
-    for a, b in pairs:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return [root(node) for node in range(n)]
+
+def ranks(sketches: Sketches, members: Numbers) -> Numbers:
+    """The order of the members (numbers of rows, ascending) by the rule of keeping."""
+    wanted, parts, done = np.zeros(len(sketches.hashes), dtype=bool), [], 0
+    wanted[members] = True
+    for table in sketches.tables():
+        parts.append(table.filter(pa.array(wanted[done : done + table.num_rows])))
+        done += table.num_rows
+    keys = pa.concat_tables(parts).append_column("text", pa.array(sketches.hashes[members]))
+    by: Any = [("day", "ascending"), ("licence", "ascending"), ("length", "descending"), ("id", "ascending"), ("text", "ascending")]
+    return np.asarray(pc.sort_indices(keys, sort_keys=by), dtype=np.int64)
 
 
-def _twins(
-    unique: Sequence[int], pairs: dict[tuple[int, int], float], cluster: Sequence[int], sets: dict[int, frozenset[str]], threshold: float
-) -> dict[int, tuple[int, float]]:
-    """The kept document that each removed one matches best, and how well; a link of a chain that matches no kept one stays."""
-    members: dict[int, list[int]] = {}
-    for i in unique:
-        members.setdefault(cluster[i], []).append(i)
-    twins: dict[int, tuple[int, float]] = {}
-    for group in members.values():
-        kept: list[int] = []
-        for i in group:
-            scores = [(pairs.get((k, i)) or jaccard(sets[k], sets[i]), -k) for k in kept]
-            best, at = max(scores, default=(0.0, 0))
-            if best >= threshold:
-                twins[i] = (-at, best)
-            else:
-                kept.append(i)
-    return twins
+def twins(sketches: Sketches, best: Numbers, root: Numbers, ranked: Numbers) -> tuple[Numbers, Scores]:
+    """For each removed text the first kept one of its cluster that it matches (else -1), and how well.
+
+    `ranked` are texts by the rule of keeping. The first undecided text of every cluster stays and takes those that match it; a
+    link of a chain that matches no kept one stays in a later round.
+    """
+    twin, score = np.full(len(root), -1), np.ones(len(root))
+    while len(ranked):
+        _, at, cluster = np.unique(root[ranked], return_index=True, return_inverse=True)
+        heads = ranked[at][cluster]
+        undecided = heads != ranked
+        ranked, heads = ranked[undecided], heads[undecided]
+        found = sketches.similar(best[heads], best[ranked])
+        match = found >= sketches.threshold
+        twin[ranked[match]], score[ranked[match]] = heads[match], found[match]
+        ranked = ranked[~match]
+    return twin, score
+
+
+def _tables(sketches: Sketches, verdicts: Verdicts) -> Iterator[pa.Table]:
+    rows = np.arange(len(verdicts.kept))
+    named = np.unique(np.concatenate([verdicts.kept[verdicts.kept != rows], verdicts.cluster[verdicts.cluster != rows]]))
+    names, reasons, done = _ids(sketches, named), pa.array(REASONS), 0
+    for table in sketches.tables():
+        part = slice(done, done + table.num_rows)
+        cluster, kept = (_named(names, named, numbers[part], rows[part]) for numbers in (verdicts.cluster, verdicts.kept))
+        places: Any = pa.array(verdicts.reason[part])
+        scores = pa.array(verdicts.jaccard[part], mask=np.isnan(verdicts.jaccard[part]))
+        ids: Any = table["id"]
+        columns = [ids, pc.coalesce(cluster, ids), pc.equal(places, pa.scalar(KEPT)), reasons.take(places), kept, scores]
+        yield pa.Table.from_arrays(columns, schema=SCHEMA)
+        done = part.stop
+
+
+def _named(names: Any, named: Numbers, numbers: Numbers, rows: Numbers) -> Any:
+    """The id of each number; null where it is the row itself."""
+    return names.take(pa.array(np.searchsorted(named, numbers), mask=numbers == rows))
+
+
+def _ids(sketches: Sketches, rows: Numbers) -> Any:
+    """The ids of some rows (ascending)."""
+    parts: list[Any] = [pa.array([], pa.string())]
+    done = 0
+    for table in sketches.tables():
+        start, end = np.searchsorted(rows, [done, done + table.num_rows])
+        parts.append(table["id"].combine_chunks().take(rows[start:end] - done))
+        done += table.num_rows
+    return pa.concat_arrays(parts)

@@ -5,28 +5,30 @@ Nothing disappears: `clusters.parquet` has one row for every document of the win
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llm_pipeline.curation.decontamination import NGRAM, SHORTEST, find_contaminated
-from llm_pipeline.curation.dedup import BANDS, ROWS, THRESHOLD, WINDOW, Item, deduplicate
-from llm_pipeline.curation.signatures import signature_matrix
+from llm_pipeline.curation.decontamination import RULE, Questions, decontaminate_table
+from llm_pipeline.curation.dedup import THRESHOLD, WINDOW, dedup_batches
 from llm_pipeline.curation.suites import load_suite_rows
 from llm_pipeline.errors import ContractError, InputError, MissingError
-from llm_pipeline.store import Artifact, Home
+from llm_pipeline.store import Artifact, Home, Lake
 
-VERSION = 1
+VERSION = 2
 WINDOW_DAYS = 7
 _TEXTS = ("id", "day", "cluster_id", "reason", "kept_id", "matched")
 _COLUMNS: dict[str, Any] = {name: pa.string() for name in _TEXTS} | {"keep": pa.bool_(), "jaccard": pa.float64()}
 CLUSTERS: Any = pa.schema(_COLUMNS)
-Row = dict[str, Any]
+Suites = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -64,89 +66,142 @@ def build_snapshot(home: Home, until: str | None = None, window_days: int = WIND
         "documents": {day: home.lake.version("scrubbed_documents", day) for day in chosen.days},
         "signatures": {day: home.lake.version("signatures", day) for day in chosen.days},
         "suites": suites.id if suites else None,
-        "dedup": [BANDS, ROWS, WINDOW, THRESHOLD],
-        "decontamination": [NGRAM, SHORTEST],
+        "dedup": [WINDOW, THRESHOLD],
+        "decontamination": RULE,
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
-        documents = home.lake.read("scrubbed_documents", chosen.days)
-        signatures = home.lake.read("signatures", chosen.days)
-        kept, clusters = select(documents, signatures, load_suite_rows(suites) if suites else {})
-        pq.write_table(kept, folder / "documents.parquet")
-        pq.write_table(clusters, folder / "clusters.parquet")
+        select(Days(home.lake, chosen.days), load_suite_rows(suites) if suites else {}, folder)
+        clusters = pq.read_table(folder / "clusters.parquet", columns=["cluster_id", "reason"])
         return {"until": chosen.until, "days": list(chosen.days), "suites": suites.id if suites else None, **summary(clusters)}
 
     return home.artifacts.build("corpus_snapshot", inputs, make)
 
 
-def select(documents: pa.Table, signatures: pa.Table, suites: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[pa.Table, pa.Table]:
-    """(kept documents with `cluster_id`, a verdict on every document), both in the order of day and id."""
-    documents = documents.sort_by([("day", "ascending"), ("id", "ascending")])
-    rows = documents.select(["id", "day", "uri", "kind", "text"]).to_pylist()
-    signed = _aligned(rows, signatures)
-    hashes: list[Any] = signed["text_hash"].to_pylist()
-    contaminated = {match.document: match for match in find_contaminated([row["text"] for row in rows], suites)}
-    superseded = _superseded(rows, hashes, contaminated)
-    verdicts: dict[int, Row] = {
-        i: _verdict(rows[i], rows[i]["id"], "contaminated", matched=match.question_id) for i, match in contaminated.items()
+@dataclass(frozen=True)
+class Days:
+    """The documents of a window with what `signatures.sign` made of them, one day at a time in the order of ids."""
+
+    lake: Lake
+    days: Sequence[str]
+
+    def __call__(self) -> Iterator[pa.Table]:
+        for day in self.days:
+            documents = self.lake.read("scrubbed_documents", [day]).sort_by("id")
+            signed = self.lake.read("signatures", [day])
+            at: Any = pc.index_in(documents["id"], value_set=signed["id"].combine_chunks())
+            if at.null_count:
+                first = documents["id"].filter(pc.is_null(at))[0]
+                raise ContractError(
+                    f"{day}: {at.null_count} documents have no signature (first: {first}): materialise `signatures` of the same days again"
+                )
+            for name in ("text_hash", "signature"):
+                documents = documents.append_column(name, signed[name].take(at))
+            yield documents
+
+
+def select(days: Days, suites: Suites, folder: Path) -> None:
+    """Write `documents.parquet` (kept, with cluster_id) and `clusters.parquet` (a verdict on every document), by day and id.
+
+    Leaks go first, then older revisions of articles, then duplicates among what is left.
+    """
+    questions, revisions = Questions({"": [], **suites}), Revisions()
+    leaks = []
+    for table in days():
+        leaks.append(decontaminate_table(table, questions, questions.names))
+        revisions.add(table, leaks[-1]["keep"])
+
+    def clean() -> Iterator[pa.Table]:
+        for table, leaked in zip(days(), leaks, strict=True):
+            yield table.filter(pc.and_(leaked["keep"], pc.is_null(revisions.newer(table, leaked["keep"]))))
+
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        verdicts = list(dedup_batches(clean, scratch=Path(scratch)))
+    revisions.follow(verdicts)
+    clusters = pq.ParquetWriter(folder / "clusters.parquet", CLUSTERS)
+    kept: pq.ParquetWriter | None = None
+    with clusters:
+        for table, leaked, found in zip(days(), leaks, verdicts, strict=True):
+            judged = _judged(table, leaked, revisions, found)
+            clusters.write_table(judged)
+            stays = table.drop_columns(["text_hash", "signature"]).append_column("cluster_id", judged["cluster_id"]).filter(judged["keep"])
+            kept = kept or pq.ParquetWriter(folder / "documents.parquet", stays.schema)
+            kept.write_table(stays)
+    if kept:
+        kept.close()
+
+
+def _judged(table: pa.Table, leaked: pa.Table, revisions: Revisions, found: pa.Table) -> pa.Table:
+    """The verdicts of one day; `found` are those of deduplication, on the rows that neither leaked nor are superseded."""
+    newer = revisions.newer(table, leaked["keep"])
+    old, clean = pc.is_valid(newer), pc.and_(leaked["keep"], pc.is_null(newer))
+    ids, nothing = table["id"].combine_chunks(), pa.nulls(table.num_rows, pa.string())
+    reason = pc.if_else(old, "superseded", "contaminated")
+    columns = {
+        "id": ids,
+        "day": table["day"],
+        "cluster_id": _filled(ids, clean, found["cluster_id"]),
+        "reason": _filled(reason, clean, found["reason"]),
+        "kept_id": _filled(pc.coalesce(revisions.kept(newer), nothing), clean, found["kept_id"]),
+        "matched": pc.if_else(leaked["keep"], nothing, leaked["matched_id"]),
+        "keep": _filled(pa.array([False] * table.num_rows, pa.bool_()), clean, found["keep"]),
+        "jaccard": _filled(pa.nulls(table.num_rows, pa.float64()), clean, found["jaccard"]),
     }
-    verdicts |= {i: _verdict(rows[i], rows[i]["id"], "superseded", kept_id=rows[newest]["id"]) for i, newest in superseded.items()}
-    clean = [i for i in range(len(rows)) if i not in verdicts]
-    items = [Item(str(i), (rows[i]["day"], rows[i]["id"]), rows[i]["text"], hashes[i]) for i in clean]
-    for v in deduplicate(items, signature_matrix(signed)[clean]):
-        row, twin = rows[int(v.id)], rows[int(v.kept_id)]["id"] if v.kept_id else None
-        verdicts[int(v.id)] = _verdict(row, rows[int(v.cluster_id)]["id"], v.reason, kept_id=twin, jaccard=v.jaccard)
-    clusters = pa.Table.from_pylist(
-        [_reachable(verdicts[i], verdicts.get(superseded.get(i, -1))) for i in range(len(rows))], schema=CLUSTERS
-    )
-    kept = documents.append_column("cluster_id", clusters["cluster_id"]).filter(clusters["keep"])
-    return kept, clusters
+    return pa.table(columns).cast(CLUSTERS)
 
 
-def _verdict(
-    row: Row, cluster: str, reason: str, kept_id: str | None = None, jaccard: float | None = None, matched: str | None = None
-) -> Row:
-    verdict = {"id": row["id"], "day": row["day"], "cluster_id": cluster, "keep": reason == "kept", "reason": reason}
-    return verdict | {"kept_id": kept_id, "jaccard": jaccard, "matched": matched}
+def _filled(column: Any, mask: Any, values: Any) -> Any:
+    """The column with `values` in the places of the mask."""
+    single: list[Any] = [part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part for part in (column, mask)]
+    return pc.replace_with_mask(single[0], single[1], values.combine_chunks())
 
 
-def _reachable(verdict: Row, newest: Row | None) -> Row:
-    """A superseded revision names the kept twin when its newest revision is itself a duplicate of that."""
-    return verdict if newest is None or newest["keep"] else {**verdict, "kept_id": newest["kept_id"]}
+@dataclass
+class Revisions:
+    """The newest revision of every article that did not leak (by uri), and where it went."""
 
+    _newest: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _moved: dict[str, str] = field(default_factory=dict)
 
-def _aligned(rows: Sequence[Row], signatures: pa.Table) -> pa.Table:
-    """The signatures in the order of `rows`; a document without one is an error."""
-    at = {identity: i for i, identity in enumerate(signatures["id"].to_pylist())}
-    missing = [row["id"] for row in rows if row["id"] not in at]
-    if missing:
-        raise ContractError(
-            f"{len(missing)} documents have no signature (first: {missing[0]}): materialise `signatures` of the same days again"
-        )
-    return signatures.take([at[row["id"]] for row in rows])
+    def add(self, table: pa.Table, usable: Any) -> None:
+        """Days come in their order."""
+        for row in self._articles(table, usable).to_pylist():
+            self._newest[row["uri"]] = (row["text_hash"], row["id"])
 
+    def newer(self, table: pa.Table, usable: Any) -> Any:
+        """For each row the id of the newest revision of its article when that has another text, else null."""
+        articles = self._articles(table, usable)
+        newest = [self._newest[row["uri"]] for row in articles.to_pylist()]
+        pairs = zip(newest, articles["text_hash"].to_pylist(), strict=True)
+        found = pa.chunked_array([pa.array([identity if hash_ != own else None for (hash_, identity), own in pairs], pa.string())])
+        return _filled(pa.nulls(table.num_rows, pa.string()), self._mask(table, usable), found)
 
-def _superseded(rows: Sequence[Row], hashes: Sequence[int], contaminated: Mapping[int, object]) -> dict[int, int]:
-    """Older revisions of an article (same uri, other text) and the newest one of each; rows are in the order of days."""
-    newest: dict[str, int] = {row["uri"]: i for i, row in enumerate(rows) if row["kind"] == "article" and i not in contaminated}
-    return {
-        i: newest[row["uri"]]
-        for i, row in enumerate(rows)
-        if row["kind"] == "article" and i not in contaminated and hashes[i] != hashes[newest[row["uri"]]]
-    }
+    def follow(self, verdicts: Sequence[pa.Table]) -> None:
+        """A newest revision that was itself a duplicate gives way to its kept twin."""
+        names = pa.array([identity for _, identity in self._newest.values()], pa.string())
+        for table in verdicts:
+            removed = table.filter(pc.and_(pc.invert(table["keep"]), pc.is_in(table["id"], value_set=names)))
+            self._moved.update({row["id"]: row["kept_id"] for row in removed.to_pylist()})
+
+    def kept(self, newer: Any) -> Any:
+        return pa.array([self._moved.get(name, name) for name in newer.to_pylist()], pa.string())
+
+    def _mask(self, table: pa.Table, usable: Any) -> Any:
+        kinds: Any = table["kind"]
+        return pc.and_(pc.equal(kinds, pa.scalar("article")), usable)
+
+    def _articles(self, table: pa.Table, usable: Any) -> pa.Table:
+        return table.select(["id", "uri", "text_hash"]).filter(self._mask(table, usable))
 
 
 def summary(clusters: pa.Table) -> dict[str, Any]:
     """Counts by reason, and how many clusters there are of each size above one."""
-    reasons: list[Any] = clusters["reason"].to_pylist()
-    sizes: dict[str, int] = {}
-    for cluster in map(str, clusters["cluster_id"].to_pylist()):
-        sizes[cluster] = sizes.get(cluster, 0) + 1
-    several = [size for size in sizes.values() if size > 1]
+    reasons = Counter(map(str, clusters["reason"].to_pylist()))
+    sizes = Counter(Counter(clusters["cluster_id"].to_pylist()).values())
     return {
-        "documents": len(reasons),
-        "reasons": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-        "cluster_sizes": {str(size): several.count(size) for size in sorted(set(several))},
+        "documents": clusters.num_rows,
+        "reasons": dict(sorted(reasons.items())),
+        "cluster_sizes": {str(size): number for size, number in sorted(sizes.items()) if size > 1},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_pipeline.curation.decontamination import find_contaminated, targets
+from llm_pipeline.curation.decontamination import find_contaminated
 
 LONG = "I am thinking about the Harbor Card; what would the highest daily withdrawal limit abroad be, please?"
 SUITES = {
@@ -42,4 +42,4 @@ def test_words_are_whole() -> None:
 def test_nothing_to_compare() -> None:
     assert find_contaminated([], SUITES) == []
     assert find_contaminated(["text"], {}) == []
-    assert targets({"a": [{"id": 1, "question": "??", "answer": ""}]}) == {}
+    assert find_contaminated(["text"], {"a": [{"id": 1, "question": "??", "answer": ""}]}) == []

@@ -1,0 +1,197 @@
+"""What deduplication keeps of every document while it reads a corpus once: hashes, signatures, shingles and keys, in files.
+
+In memory a document costs some tens of bytes, whatever its length; its text is never needed again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from llm_pipeline.curation.signatures import PERMUTATIONS, Matrix, Shingled, shingle, signature_matrix, signatures
+from llm_pipeline.curation.word_hashes import Hashes, groups, mix, word_hashes
+from llm_pipeline.errors import ContractError
+
+Numbers = NDArray[np.int64]
+Scores = NDArray[np.float64]
+_PAIRS = 8192
+_SHINGLES = 1 << 20
+"""Pairs are compared in groups of at most so many signatures, and of documents with about so many shingles."""
+_CHANCE = 1 / 256
+LICENCES = (
+    ("cc0", "public-domain", "pddl", "unlicense"),
+    ("mit", "apache", "bsd", "isc", "psf", "python", "odc-by", "cc-by-1", "cc-by-2", "cc-by-3", "cc-by-4"),
+    ("cc-by-sa", "odbl", "mpl", "lgpl", "gfdl"),
+    ("cc-by", "gpl", "agpl"),
+)
+"""Licences by what they ask for, the freest first, known by how they begin; then others, then none."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A signature cut into `number` bands of `rows` numbers: documents that share a whole band are compared."""
+
+    number: int
+    rows: int
+
+    @classmethod
+    def of(cls, threshold: float) -> Bands:
+        """The longest bands that still find a pair exactly at the threshold with probability 0.989 (25 x 5 for 0.7)."""
+        chances = [(rows, 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows)) for rows in range(1, PERMUTATIONS + 1)]
+        rows = max(rows for rows, chance in chances if chance >= 0.989)
+        return cls(PERMUTATIONS // rows, rows)
+
+    def keys(self, matrix: Matrix) -> Hashes:
+        """The 64-bit hash of every band, of shape (bands, documents)."""
+        wide = matrix[:, : self.number * self.rows].astype(np.uint64).reshape(-1, self.number, self.rows)
+        total = np.zeros(wide.shape[:2], dtype=np.uint64)
+        for row in range(self.rows):
+            total = mix(total ^ wide[:, :, row]) + np.uint64(row + 1)
+        return np.ascontiguousarray(total.T)
+
+
+class Sketches:
+    """Files in a new folder under `scratch`, which goes when the block ends; rows are numbered in the order of `add`."""
+
+    def __init__(self, scratch: Path, threshold: float) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.threshold, self.bands = threshold, Bands.of(threshold)
+        self.folder = Path(tempfile.mkdtemp(prefix="dedup-", dir=scratch))
+        names = ["hashes", "sizes", "shingles", "bytes", *(f"band{band}" for band in range(self.bands.number))]
+        self._files = {name: open(self.folder / name, "w+b") for name in names}  # noqa: SIM115
+        self._rows: Any = None
+        self._bounds: Numbers = np.zeros(1, dtype=np.int64)
+        self.hashes: Hashes = np.empty(0, dtype=np.uint64)
+        """Of every row's text."""
+
+    def __enter__(self) -> Sketches:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._rows is not None:
+            self._rows.close()
+        shutil.rmtree(self.folder)
+
+    def add(self, table: pa.Table) -> None:
+        """Columns id and text; day, licence and what `signatures.sign` made of the same rows when they are there."""
+        signed = signature_matrix(table) if "signature" in table.column_names else None
+        known = np.asarray(table["text_hash"]) if signed is not None else None
+        done = 0
+        for group in groups(table["text"]):
+            part = slice(done, done + len(group))
+            shingled = shingle(word_hashes(group))
+            if known is not None and not np.array_equal(known[part], shingled.text_hashes):
+                raise ContractError("signatures do not belong to these texts: materialise `signatures` of the same days again")
+            self._write(shingled, signatures(shingled) if signed is None else signed[part])
+            done = part.stop
+        rows = _keys(table)
+        if self._rows is None:
+            self._rows = pa.ipc.new_stream(str(self.folder / "rows"), rows.schema)
+        self._rows.write_table(rows)
+
+    def _write(self, shingled: Shingled, matrix: Matrix) -> None:
+        shingled.text_hashes.tofile(self._files["hashes"])
+        np.diff(shingled.bounds).tofile(self._files["sizes"])
+        shingled.hashes.tofile(self._files["shingles"])
+        matrix.astype(np.uint8).tofile(self._files["bytes"])
+        for band, keys in enumerate(self.bands.keys(matrix)):
+            keys.tofile(self._files[f"band{band}"])
+
+    def finish(self) -> None:
+        """No more rows will come: what is asked from here on is known."""
+        for file in self._files.values():
+            file.flush()
+        if self._rows is not None:
+            self._rows.close()
+        self._bounds = np.concatenate([[0], np.cumsum(np.fromfile(self.folder / "sizes", dtype=np.int64))])
+        self.hashes = np.fromfile(self.folder / "hashes", dtype=np.uint64)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Columns id, day, licence (a rank) and length of all rows, in the tables that were added."""
+        if self._rows is not None:
+            with pa.OSFile(str(self.folder / "rows"), "rb") as file, pa.ipc.open_stream(file) as reader:
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
+
+    def keys(self, band: int) -> Hashes:
+        return np.fromfile(self.folder / f"band{band}", dtype=np.uint64)
+
+    def similar(self, a: Numbers, b: Numbers) -> Scores:
+        """The Jaccard similarity of the shingles of rows a[i] and b[i]; 0 where the signatures say that it is below the threshold.
+
+        That is: 3.5 standard deviations below (a share of 0.0002 of the pairs exactly at the threshold).
+        """
+        floor = self.threshold - 3.5 * (self.threshold * (1 - self.threshold) / PERMUTATIONS) ** 0.5
+        scores = np.zeros(len(a))
+        for start in range(0, len(a), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            likely = np.flatnonzero(self._estimate(a[part], b[part]) >= floor) + start
+            scores[likely] = self._jaccard(a[likely], b[likely])
+        return scores
+
+    def _estimate(self, a: Numbers, b: Numbers) -> Scores:
+        """From the lowest byte of every number (b-bit minwise hashing, Li and König 2010)."""
+        with mmap.mmap(self._files["bytes"].fileno(), 0, access=mmap.ACCESS_READ) as file:
+            lowest = np.frombuffer(file, dtype=np.uint8).reshape(-1, PERMUTATIONS)
+            agree = np.count_nonzero(lowest[a] == lowest[b], axis=1) / PERMUTATIONS
+            del lowest
+        return (agree - _CHANCE) / (1 - _CHANCE)
+
+    def _jaccard(self, a: Numbers, b: Numbers) -> Scores:
+        scores = np.zeros(len(a))
+        costs = np.cumsum(np.diff(self._bounds)[a] + np.diff(self._bounds)[b]) // _SHINGLES
+        for number in np.unique(costs):
+            part = np.flatnonzero(costs == number)
+            rows, place = np.unique(np.concatenate([a[part], b[part]]), return_inverse=True)
+            sets = self._sets(rows)
+            sizes = np.diff(sets.indptr)
+            left, right = place[: len(part)], place[len(part) :]
+            shared = np.asarray(sets[left].multiply(sets[right]).sum(axis=1))
+            scores[part] = shared / (sizes[left] + sizes[right] - shared)
+        return scores
+
+    def _sets(self, rows: Numbers) -> Any:
+        """The sets of shingles of some rows as a sparse matrix of ones (of 63 bits of every hash)."""
+        file, starts, ends = self._files["shingles"].fileno(), self._bounds[rows] * 8, self._bounds[rows + 1] * 8
+        parts = [os.pread(file, end - start, start) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        columns = (np.frombuffer(b"".join(parts), dtype=np.uint64) >> np.uint64(1)).astype(np.int64)
+        bounds = np.concatenate([[0], np.cumsum((ends - starts) // 8)])
+        sets = csr_array((np.ones(len(columns), dtype=np.int32), columns, bounds), shape=(len(rows), (1 << 63) - 1))
+        sets.sum_duplicates()
+        sets.data[:] = 1
+        return sets
+
+
+def _keys(table: pa.Table) -> pa.Table:
+    """What the rule of keeping needs to know of every row."""
+    nothing = pa.nulls(table.num_rows, pa.string())
+    day = pc.cast(table["day"], pa.string()) if "day" in table.column_names else nothing
+    licence = table["licence"].to_pylist() if "licence" in table.column_names else [None] * table.num_rows
+    ranks: dict[str | None, int] = {name: licence_rank(name) for name in set(licence)}
+    rank = pa.array([ranks[name] for name in licence], pa.int8())
+    length = pc.fill_null(pc.utf8_length(table["text"]), 0).cast(pa.int64())
+    ids = table["id"].cast(pa.string())
+    return pa.table({"id": ids, "day": day, "licence": rank, "length": length}).combine_chunks()
+
+
+def licence_rank(name: str | None) -> int:
+    """0 for the freest; see LICENCES."""
+    if not name or not name.strip():
+        return len(LICENCES) + 1
+    plain = name.strip().lower().replace("_", "-").replace(" ", "-")
+    return next((rank for rank, starts in enumerate(LICENCES) if plain.startswith(starts)), len(LICENCES))
