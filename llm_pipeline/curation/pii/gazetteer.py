@@ -1,4 +1,4 @@
-"""First names, last names and street suffixes of many locales, from Faker's lists (no model, no network)."""
+"""Names, common words and places of many locales, from Faker's lists (no model, no network)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,37 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 from llm_pipeline.errors import ConfigError
 
-# English words that some locale has as a name: alone they prove nothing.
-_WORDS = (
+# Words that begin with a capital in headings, products and places; beside Faker's list of common English words.
+_COMMON = (
     "a an and as at be by can do for go he her his i if in is it may me my no of on or our she so the their this to up us was we will you "
     "april august bank best call card case cash chance dear hello hi good great day fee free home hope june joy law mark may new price "
-    "rich rose sales sunny thanks thank van von young your street road avenue lane drive close court way"
-)
+    "rich rose sales sunny thanks thank van von young your street road avenue lane drive close court way university college school hospital "
+    "church station river lake mountain island bay beach park square bridge county city town village valley north south east west central "
+    "national international american british english french german spanish italian european asian african inc ltd llc plc corp gmbh company "
+    "group holdings foundation institute association society committee department ministry office court press news times post journal award "
+    "prize theorem law model method test algorithm distribution function process equation effect rule number code type class error union "
+    "sons brothers report data service software system version python java linux windows google apple amazon microsoft internet web site "
+    "please note see also when where what who why how which while after before during since until because although however here there then "
+    "agent customer user client server account savings credit debit loan premium standard student travel summit january february march july "
+    "september october november december monday tuesday wednesday thursday friday saturday sunday mr mrs ms miss dr prof sir madam lord lady "
+    "king queen prince princess president minister senator judge captain general colonel major saint st san santa los las el la le les der die "
+    "das den del di da de du des un una une eine einen your yours ours unit apartment flat floor suite box po p.o sincerely regards cheers "
+    "shipping billing address email phone fax mobile name date birth number from subject sent patient employee applicant candidate "
+    "in-person one two three four five six seven eight nine ten first second third last next many most some any all each every both few "
+    "art page gene faith grace angel star summer autumn winter spring rainy stormy sky ocean forest garden charity honor justice liberty "
+    "victory destiny harmony melody patience prudence constant merit royal noble sterling crystal diamond pearl ruby amber ivory ebony coral "
+    "opal jade scarlet violet olive lily daisy iris hazel ginger sage basil rosemary clay cliff dale glen heath reed rod bob nick pat rob sue "
+    "bill chip chuck dick drew frank jack jimmy john-boy max miles pierce ray skip ward wade chase hunter mason cooper carter taylor tailor "
+    "does did has had have not now than them they these those thus too very via vs with within without would yes yet"
+).split()
+_USUAL_FIRST = frozenset("bill bob chuck drew frank jack max nick pat ray rob sue grace rose mark hazel iris lily ruby violet daisy scarlet "
+                         "jade amber angel faith olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will "
+                         "victoria charlotte florence sydney austin jordan paris chelsea".split())  # fmt: skip
+"""Words that are common, yet as often a first name: with a last name behind them they are one."""
 
 
 @lru_cache(maxsize=8)
@@ -32,7 +54,30 @@ def names(locales: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
                 first.update(_words(getattr(provider, attribute)))
             elif attribute.startswith("last_names"):
                 last.update(_words(getattr(provider, attribute)))
-    return frozenset(first.difference(_WORDS.split())), frozenset(last.difference(_WORDS.split()))
+    return frozenset(first), frozenset(last)
+
+
+@lru_cache(maxsize=1)
+def common_words() -> frozenset[str]:
+    """Lower-case English words that a capital does not make a name."""
+    listed = import_module("faker.providers.lorem.en_US").Provider.word_list
+    return frozenset([*listed, *_COMMON])
+
+
+def usual_first_names() -> frozenset[str]:
+    return _USUAL_FIRST
+
+
+@lru_cache(maxsize=1)
+def place_words() -> frozenset[str]:
+    """Lower-case names of countries, states and some great cities: alone they are no person."""
+    american, world = _addresses("en_US"), _addresses("en")
+    cities = (
+        "london paris berlin madrid rome vienna lisbon dublin sydney melbourne brisbane perth adelaide toronto montreal vancouver chicago "
+        "boston houston dallas austin phoenix denver seattle detroit atlanta miami orlando charlotte savannah florence milan verona siena "
+        "victoria jordan georgia chad israel india kenya carolina dakota virginia asia europe africa america china brooklyn manhattan"
+    ).split()
+    return frozenset([*(word for name in (*american.states, *world.countries) for word in name.lower().split()), *cities])
 
 
 def _words(listed: object) -> set[str]:
@@ -47,14 +92,58 @@ def _words(listed: object) -> set[str]:
 @lru_cache(maxsize=1)
 def street_suffixes() -> tuple[str, ...]:
     """Words that end an English street name, long ones first."""
-    provider = import_module("faker.providers.address.en_US").Provider
-    short = {"St", "Ave", "Rd", "Ln", "Dr", "Ct", "Blvd", "Pkwy", "Pl", "Sq", "Ter", "Hwy", "Cl", "Cres", "Boulevard", "Close", "Way"}
-    return tuple(sorted({*provider.street_suffixes, *short}, key=lambda word: (-len(word), word)))
+    listed = [word for locale in ("en_US", "en_GB", "en_AU") for word in _addresses(locale).street_suffixes]
+    short = {
+        "St",
+        "Ave",
+        "Rd",
+        "Ln",
+        "Dr",
+        "Ct",
+        "Blvd",
+        "Pkwy",
+        "Pl",
+        "Sq",
+        "Ter",
+        "Hwy",
+        "Cl",
+        "Cres",
+        "Boulevard",
+        "Close",
+        "Way",
+        "Mews",
+    }
+    return tuple(sorted({*(word.title() for word in listed), *short}, key=lambda word: (-len(word), word)))
 
 
 @lru_cache(maxsize=1)
 def street_prefixes() -> tuple[str, ...]:
-    """Words before the name of a Spanish or Italian street, long ones first."""
-    spanish = import_module("faker.providers.address.es_ES").Provider.street_prefixes
-    more = {"Calle", "C/", "Avenida", "Avda.", "Av.", "Carrer", "Via", "Viale", "Piazza", "Corso", "Vicolo", "Rua"}
-    return tuple(sorted({*spanish, *more}, key=lambda word: (-len(word), word)))
+    """Words before the name of a Spanish, Portuguese or Italian street, long ones first."""
+    listed = [word for locale in ("es_ES", "pt_PT") for word in _addresses(locale).street_prefixes]
+    more = {
+        "Calle",
+        "C/",
+        "Avenida",
+        "Avda.",
+        "Av.",
+        "Carrer",
+        "Via",
+        "Viale",
+        "Piazza",
+        "Corso",
+        "Vicolo",
+        "Rua",
+        "Strada",
+        "Largo",
+        "Borgo",
+        "Contrada",
+        "Rotonda",
+        "Incrocio",
+        "Stretto",
+        "Canale",
+    }
+    return tuple(sorted({*(word for word in listed if len(word) > 1), *more}, key=lambda word: (-len(word), word)))
+
+
+def _addresses(locale: str) -> Any:
+    return import_module(f"faker.providers.address.{locale}").Provider

@@ -5,60 +5,66 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from llm_pipeline.curation.pii.gazetteer import names
+from llm_pipeline.curation.pii.gazetteer import common_words, names, place_words, usual_first_names
+from llm_pipeline.curation.pii.windows import Finder, Found
 
-Found = tuple[int, int, float]
-PersonRule = tuple[str, tuple[str, ...], Callable[[str], Iterator[Found]]]
-_UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶĹĽŁŃŇŌŐŘŚŞŠŢŤŪŮŰŹŻŽ"
-_NAME = rf"[{_UPPER}][^\W\d_]*(?:['’-][^\W\d_]+)*"
-_FULL = re.compile(
-    rf"(?<![\w'’\[@/.-]){_NAME}(?: (?:[{_UPPER}]\.|(?:van|von|de|da|di|del|der|den|la|le|el|bin|al|ter)\b|{_NAME}))+(?![\w@])"
-)
+_UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶĹĽŁŃŇŌŐŘŚŞŠŢŤŪŮŰŹŻŽȘȚ"
+_NAME = rf"[{_UPPER}]\w*(?:['’-]\w+)*"
+_PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|ter|ten|zu|af|av|Mc|O')"
+_RUN = re.compile(rf"(?<![\w'’\[@/.#-])(?<!\b[A-Z]\. ){_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE}(?= )|{_NAME})){{1,7}}(?![\w@\[])")
+_TITLES = r"(?:mr|mrs|ms|miss|mx|dr|prof|professor|sir|madam|lord|lady|herr|frau|madame|monsieur|mme|señora?|sra?|sig\.?ra?|dhr|mevr)"
 _TITLE = re.compile(
-    rf"(?<!\w)(?i:mr|mrs|ms|miss|mx|dr|prof|professor|sir|herr|frau|madame|monsieur|señora?|sig\.?ra)\b\.? "
-    rf"(?P<v>{_NAME}(?: {_NAME}){{0,2}})"
+    rf"(?<!\w)(?i:{_TITLES})\b(?:\.(?: |(?=[A-Z]))| )(?P<v>{_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE} {_NAME}|{_NAME})){{0,3}})"
 )
-_INTRODUCTION = re.compile(
-    r"(?i:\b(?:my (?:full )?name is|my name's|name on (?:the|my) \w+ is|(?:full|first|last|customer|holder|account) ?name|name|i am called|"
-    r"je m'appelle|ich heiße|mein name ist|me llamo|mi nombre es|mi chiamo|"
-    r"account holder|holder|beneficiary|payee|speak (?:to|with)|spoke (?:to|with)|speaking (?:to|with)|"
-    r"signed(?: by)?|on behalf of|addressed to|belongs to)\b(?: is)?)"
-    r"(?: is|:|,| -)? ?(?P<v>[^\W\d_][^\W\d_]*(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){0,2})"
+_STATED = (
+    r"name|i am called|account holder|holder|beneficiary|payee|speak (?:to|with)|spoke (?:to|with)|speaking (?:to|with)|signed(?: by)?|"
+    r"on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|cognome|"
+    r"naam|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo"
 )
-_CUES = (
-    "hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best wishes|yours|this is|i am|i'm"
-    "|wife|husband|partner|daughter|son|ask for|attn"
+_LINK = r"(?: is|['\"]?:|,|=| -|\.)?[ '\"\n]{0,2}"
+_SELF = r"name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:"
+_REST = rf"(?: [{_UPPER}]\.)?(?: {_NAME}){{0,2}}"
+_INTRODUCTION = re.compile(rf"(?<![^\W_])(?i:{_STATED}){_LINK}(?P<v>{_NAME}{_REST})")
+_SAID = re.compile(rf"(?<!\w)(?i:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,2}})")
+_GREETINGS = (
+    "hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening"
 )
-_GREETING = re.compile(
-    rf"(?<!\w)(?i:{_CUES})\b[,:]?[ \n]+(?P<v>{_NAME}(?: {_NAME})?)"
-    r"(?=\s*(?:[,.!?;:\n)]|$| here\b| speaking\b| from\b| and\b| called\b| at\b))"
+_KIN = "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbou?r|assistant|uncle|aunt|cousin"
+_TOWARDS = "ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc"
+_BEFORE = re.compile(
+    rf"(?<!\w)(?i:(?P<sure>{_GREETINGS}|{_KIN})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{_NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)"
+)
+_VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
+_AFTER = re.compile(
+    rf"(?<![\w'’\[@/.#-])(?P<v>{_NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|going))\b"
+)
+_SUFFIXES = frozenset(
+    "inc ltd llc plc corp gmbh group company bank university college hospital school sons & co street road avenue".split()
 )
 
 
-def person_rules(locales: Sequence[str], never: Sequence[str]) -> list[PersonRule]:
-    """Rules for the name lists of `locales`; a name that holds a word of `never` (the domain's capitalised words) does not count."""
+def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]:
+    """Finders for the name lists of `locales`; a name that holds a word of `never` (the domain's capitalised words) does not count."""
     judge = _Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
+    names_anchor = rf"[{_UPPER}][\w'’-]* (?:[{_UPPER}][.]? |[a-zO][\w']{{1,4}} )?[{_UPPER}]"
     return [
-        ("full_name", (rf"[{_UPPER}][^\s]* [^\s]+",), judge.full),
-        ("title", (r"(?i)(?:mr|mrs|ms|miss|mx|dr|prof|professor|sir|herr|frau|madame|monsieur|señora?|sig\.?ra)\b\.? ",), judge.title),
-        (
-            "introduction",
-            (r"(?i)name|holder|beneficiary|payee|speak|spoke|signed|behalf|addressed|belongs|appelle|heiße|llamo|nombre|chiamo|called",),
-            judge.introduced,
-        ),
-        (
-            "greeting",
-            (f"(?i)(?:{_CUES})",),
-            judge.greeted,
-        ),
+        Finder(names_anchor, judge.full, before=6, after=72),
+        Finder(rf"(?i){_TITLES}[. ]", judge.titled, before=2, after=90),
+        Finder(rf"(?i:{_STATED}){_LINK}[{_UPPER}]", judge.introduced(_INTRODUCTION), before=4, after=90),
+        Finder(f"(?i:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
+        Finder(rf"(?i:{_GREETINGS}|{_KIN}|{_TOWARDS})[,:]?[ \n]+[{_UPPER}]", judge.greeted, before=2, after=40),
+        Finder(rf"[{_UPPER}][\w'’-]+ (?:{_VERBS}|and I|is|was|has|will|can|could|would)", judge.acting, before=2, after=24),
     ]
 
 
 class _Judge:
-    """Tells a name from other capitalised words with two lists and the domain's own words."""
+    """Tells a name from other capitalised words with lists of names, of common words and of places, and the domain's own words."""
 
     def __init__(self, first: frozenset[str], last: frozenset[str], never: frozenset[str]) -> None:
-        self.first, self.last, self.never = first, last, never
+        self.never, self.common, self.places = never, common_words() | never, place_words()
+        self.first = (first - self.common) | (usual_first_names() & first - never)
+        self.last = last - self.common
+        self.also_last = last - never
 
     def is_first(self, word: str) -> bool:
         return word.lower() in self.first or ("-" in word and word.split("-")[0].lower() in self.first)
@@ -66,70 +72,103 @@ class _Judge:
     def is_last(self, word: str) -> bool:
         return word.lower() in self.last or ("-" in word and any(part.lower() in self.last for part in word.split("-")))
 
-    def full(self, text: str) -> Iterator[Found]:
-        """A first name followed by a last name inside a run of capitalised words; words before and after do not belong to it."""
-        for match in _FULL.finditer(text):
-            words = [(m.group(), match.start() + m.start(), match.start() + m.end()) for m in re.finditer(r"[^ ]+", match.group())]
+    def is_alone(self, word: str) -> bool:
+        """A first name that is hardly anything else."""
+        lower = word.lower()
+        return len(word) > 2 and not word.isupper() and self.is_first(word) and lower not in self.common and lower not in self.places
+
+    def may_be_last(self, word: str) -> bool:
+        """A word nobody lists, but that may be a last name: capitalised, no common word, no place, no acronym."""
+        lower = re.sub(r"['’]s$", "", word.lower())
+        return len(word) > 2 and not word.isupper() and word.isalpha() and lower not in self.common and lower not in self.places
+
+    def full(self, text: str, low: int, high: int) -> Iterator[Found]:
+        """A first name and what may be a last name inside a run of capitalised words; other words before and after do not belong to it."""
+        for match in _RUN.finditer(text, low, high):
+            words = [(re.sub(r"['’]s$", "", m.group()), m.start()) for m in re.finditer(r"[^ ]+", match.group())]
             i = 0
             while i < len(words) - 1:
-                j = self._end(words, i)
-                if j is None:
+                end, score = self._end([word for word, _ in words], i)
+                if not end:
                     i += 1
                     continue
-                yield words[i][1], words[j][2], 0.85
-                i = j + 1
+                last, at = words[end]
+                yield match.start() + words[i][1], match.start() + at + len(last), score, "PERSON", "full_name"
+                i = end + 1
 
-    def _end(self, words: list[tuple[str, int, int]], i: int) -> int | None:
-        """Index of the last word of a name that begins at word `i`, or None; the rarest evidence asked is first + last."""
-        if not self.is_first(words[i][0]) or words[i][0].lower() in self.never:
-            return None
+    def _end(self, words: Sequence[str], i: int) -> tuple[int, float]:
+        """Index of the last word of the name that begins at word `i`, and how sure it is; 0 for none."""
+        if not self.is_first(words[i]) or words[i].lower() in self.never:
+            return 0, 0.0
         j = i + 1
-        while j < len(words) - 1 and (
-            words[j][0].endswith(".") or words[j][0][0].islower() or (self.is_first(words[j][0]) and self.is_last(words[j + 1][0]))
-        ):
+        while j < len(words) - 1 and self._links(words, j):
             j += 1
-        linked = words[j - 1][0][0].islower() or words[j - 1][0].endswith(".")
-        if not (self.is_last(words[j][0]) or (linked and words[j][0][0].isupper())) or words[j][0].lower() in self.never:
-            return None
-        if j + 1 < len(words) and words[j + 1][0].lower() in self.never:
-            return None
-        if j + 1 < len(words) and self.is_last(words[j + 1][0]) and words[j + 1][0].lower() not in self.first:
+        if words[j].endswith(".") or words[j][0].islower() or (j + 1 < len(words) and words[j + 1].lower() in _SUFFIXES | self.never):
+            return 0, 0.0
+        listed = self.is_last(words[j]) or (words[j].lower() in self.also_last and words[i].lower() not in self.common)
+        linked = j > i + 1 and not self.is_first(words[j - 1])
+        if not listed and not (self.may_be_last(words[j]) and (linked or words[i].lower() not in self.common | self.places)):
+            return 0, 0.0
+        if j + 1 < len(words) and self.is_last(words[j + 1]) and words[j + 1].lower() not in self.first:
             j += 1
-        return j
+        return j, 0.85 if listed else 0.6
 
-    def title(self, text: str) -> Iterator[Found]:
-        for match in _TITLE.finditer(text):
+    def _links(self, words: Sequence[str], j: int) -> bool:
+        """Word `j` is an initial, a particle, or a further first name before a last name."""
+        word = words[j]
+        return word.endswith(".") or word[0].islower() or (self.is_first(word) and self.is_last(words[j + 1]))
+
+    def titled(self, text: str, low: int, high: int) -> Iterator[Found]:
+        for match in _TITLE.finditer(text, low, high):
             words = match["v"].split(" ")
-            keep = [word for word in words if word.lower() not in self.never]
-            if keep and words[0] == keep[0] and match.group()[:2] != "MS":
-                taken = [words[0], *[w for w in words[1:] if self.is_last(w) or self.is_first(w)]]
-                yield match.start("v"), match.start("v") + len(" ".join(taken)), 0.8
+            if words[0].lower() in self.common and not (self.is_first(words[0]) or words[0].lower() in self.also_last):
+                continue
+            n = 1
+            while n < len(words) and (self.is_last(words[n]) or self.is_first(words[n]) or self.may_be_last(words[n]) or len(words[n]) < 4):
+                n += 1
+            value = re.sub(r"['’]s$", "", " ".join(words[:n]))
+            if words[0].lower() not in self.never and not match.group().startswith("MS ") and len(value) > 1:
+                yield match.start("v"), match.start("v") + len(value), 0.8, "PERSON", "title"
 
-    def introduced(self, text: str) -> Iterator[Found]:
-        """After "my name is" and the like: listed names in any case."""
-        for match in _INTRODUCTION.finditer(text):
-            end = self._listed(match["v"])
-            if end:
-                yield match.start("v"), match.start("v") + end, 0.85
+    def introduced(self, pattern: re.Pattern[str]) -> Callable[[str, int, int], Iterator[Found]]:
+        """Listed names after a word that announces them; after "my name is" and the like in any case."""
 
-    def greeted(self, text: str) -> Iterator[Found]:
-        for match in _GREETING.finditer(text):
-            words = match["v"].split(" ")
-            if self.is_first(words[0]) and not any(word.lower() in self.never for word in words):
-                yield match.start("v"), match.start("v") + (self._listed(match["v"]) or len(words[0])), 0.7
+        def find(text: str, low: int, high: int) -> Iterator[Found]:
+            for match in pattern.finditer(text, low, high):
+                end = self._listed(match["v"])
+                if end:
+                    yield match.start("v"), match.start("v") + end, 0.84, "PERSON", "introduction"
+
+        return find
+
+    def greeted(self, text: str, low: int, high: int) -> Iterator[Found]:
+        """A single first name behind a greeting or kin ("my wife Ann"), or, when it is hardly anything else, behind "told", "from" ..."""
+        for match in _BEFORE.finditer(text, low, high):
+            word = re.sub(r"['’]s$", "", match["v"])
+            if word.lower() not in self.never and (self.is_first(word) if match["sure"] else self.is_alone(word)):
+                yield match.start("v"), match.start("v") + len(word), 0.7 if match["sure"] else 0.55, "PERSON", "greeting"
+
+    def acting(self, text: str, low: int, high: int) -> Iterator[Found]:
+        """A single first name before a verb of persons."""
+        for match in _AFTER.finditer(text, low, high):
+            if self.is_alone(match["v"]):
+                yield match.start("v"), match.end("v"), 0.55, "PERSON", "acting"
 
     def _listed(self, value: str) -> int:
         """Length of the leading words that are names (a single first name, or first and last), 0 for none."""
         words = value.split(" ")
-        if any(word.lower() in self.never for word in words[:1]) or not (
-            self.is_first(words[0]) or (len(words) > 1 and self.is_last(words[1]) and self.is_last(words[0]))
+        if words[0].lower() in self.never or not (
+            (self.is_first(words[0]) and (words[0][0].isupper() or words[0].lower() not in self.common))
+            or (len(words) > 1 and self.is_last(words[1]) and self.is_last(words[0]))
         ):
             return 0
         n = 1
-        while (
-            n < len(words)
-            and (self.is_last(words[n]) or self.is_first(words[n]) or words[n].endswith("."))
-            and words[n].lower() not in self.never
-        ):
+        while n < len(words) and self._goes_on(words, n):
             n += 1
         return len(" ".join(words[:n]))
+
+    def _goes_on(self, words: Sequence[str], n: int) -> bool:
+        word = words[n]
+        return word.lower() not in self.never and (
+            self.is_last(word) or self.is_first(word) or word.endswith(".") or (word[0].isupper() and n < 3 and self.may_be_last(word))
+        )

@@ -1,89 +1,94 @@
-"""Street addresses of English-speaking, German, French, Spanish and Italian form, and post office boxes."""
+"""Street addresses as they are written in English, German, Dutch, Scandinavian, French, Spanish, Portuguese, Italian and Polish, and boxes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from llm_pipeline.curation.pii.gazetteer import street_prefixes, street_suffixes
+from llm_pipeline.curation.pii.gazetteer import names, street_prefixes, street_suffixes
+from llm_pipeline.curation.pii.windows import Finder, Found
 
-Found = tuple[int, int, float]
-AddressRule = tuple[str, tuple[str, ...], Callable[[str], Iterator[Found]]]
-_CITY = r"(?:St\. )?[A-ZÀ-Þ][\w'’-]+(?:[ -](?:[A-ZÀ-Þ][\w'’-]+|am|an|der|de|la|upon|on|sur)){0,3}"
-_UK = r"[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}\b"
-_TAIL = (
-    rf"(?:(?:,\s*|\s+)(?:{_CITY},?\s+)?(?:[A-Z]{{2}},?\s+[0-9]{{5}}(?:-[0-9]{{4}})?\b|{_UK}|[0-9]{{5}}\b)"
-    rf"|(?:,\s*{_CITY}){{1,2}},?\s+(?:{_UK}|[A-Z]{{2}}\s[0-9]{{5}}(?:-[0-9]{{4}})?\b))"
+_UP = "[A-ZÀ-ÖØ-ÞŁŚŻŹĆ]"
+_CITY = rf"(?:St\. )?{_UP}[\w'’]+(?:[ -](?:{_UP}[\w'’]+|am|an|der|de|la|upon|on|sur|del|di|in|do)){{0,3}}(?: \([A-Z]{{2}}\))?"
+_CODE = (
+    r"(?:[A-Z]{2,3},?\s+[0-9]{4,5}(?:-[0-9]{4})?|[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}|(?:[A-Z]{2},? )?[A-Z][0-9][A-Z] ?[0-9][A-Z][0-9]"
+    r"|[A-Z][0-9][0-9W] ?[A-Z0-9]{4}|[0-9]{4} ?[A-Z]{2}|[0-9]{5}(?:-[0-9]{3,4})?|[0-9]{2}-[0-9]{3}|[0-9]{3} [0-9]{2}|[0-9]{4}(?:-[0-9]{3})?)(?!\w)"
 )
-_FLAT = r"(?:Flat|Apt\.?|Apartment|Unit|Suite|Studio|Ste\.?|#|No\.) ?[0-9]{1,5}[A-Za-z]?"
-_NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,4})?"
-_STRONG = "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews"
+_TAIL = rf"(?:(?:,\s*|\s+|\n)(?:{_CITY},?\s+){{0,2}}{_CODE}|(?:,\s*{_CITY}){{1,3}},?\s+{_CODE})(?:,?\s{_CITY}(?![\w]))?"
+_TOWN = rf"(?:,\s{_CITY}(?=[.,;\n]|$))?"
+_FLAT = r"(?:Flat|Apt\.?|Apartment|Unit|Suite|Studio|Ste\.?|Floor|Level|#|No\.) ?[0-9]{1,5}[A-Za-z]?"
+_NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,5}[A-Za-z]?)?"
+_STRONG = frozenset(
+    "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews parkway highway".split()
+)
 _LIVING = re.compile(
     r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered"
-    r"|send|sent|ship|mail|mailed|post|located|house|home is)\b",
+    r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
     re.I,
 )
+_GERMAN = (
+    "straße|strasse|str[.]|weg|platz|allee|gasse|damm|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|hof|dreef|baan|gatan|gata|vägen|veien"
+    "|vejen|gade|katu|tie|ring|pad"
+)
+_APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
+_FRENCH = "rue|avenue|boulevard|chemin|place|allée|impasse|quai|cours|route|square"
 
 
-def address_rules() -> list[AddressRule]:
+def place_finders(locales: Sequence[str]) -> list[Finder]:
     suffix = "|".join(street_suffixes())
     romance = "|".join(re.escape(word) for word in street_prefixes())
     english = re.compile(
         rf"(?<![\w.$€£-])(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )(?:(?:[NSEW]|North|South|East|West)\.? )?"
-        rf"(?:[A-Z][\w'’-]+ ){{1,4}}?(?P<suffix>(?i:{suffix}))\b\.?(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"
+        rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
+        rf"(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"
     )
-    post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo) ?[0-9A-Z]*\b)?(?:(?: ?,\s*{_CITY})?,?\s+[0-9]{{5}}\b(?: {_CITY})?)?"
-    german = re.compile(
-        rf"(?<![\w-])[A-ZÄÖÜ][\wäöüß.-]*(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer"
-        rf"|(?:-| )(?:Straße|Str\.|Weg|Platz|Allee|Gasse|Ring)) "
-        rf"[0-9]{{1,4}}(?:[a-z]|[/-][0-9]+)?\b{post}"
-    )
+    post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo|Appartamento|Esc\.|bus|/) ?[0-9A-Z]*\b)?(?:{_TAIL}|{_TOWN})"
+    joined = re.compile(rf"(?<![\w-]){_UP}[\w.-]*(?:{_GERMAN}|(?:-| )(?:{_APART})) [0-9]{{1,4}}(?:[a-zA-Z]|[/-][0-9]+)?(?![\w.]){post}")
     french = re.compile(
-        rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?i:rue|avenue|boulevard|chemin|place|allée|impasse|quai) "
-        rf"(?:(?:de la|de l'|de|du|des|d'|l'|la|le) ?)?[A-ZÀ-Þ][\w'’-]+(?:[ -][A-ZÀ-Þ][\w'’-]+){{0,3}}{post}"
+        rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?i:{_FRENCH}) "
+        rf"(?:(?:de la|de l'|de|du|des|d'|l'|la|le) ?)?{_UP}[\w'’-]+(?:[ -]{_UP}[\w'’-]+){{0,3}}{post}"
     )
-    french_post = re.compile(
-        rf"(?<!\w)(?:rue|avenue|boulevard|chemin|place|allée|impasse|quai) (?:(?:de la|de|du|des|la|le) )?{_CITY},? [0-9]{{5}} {_CITY}"
-    )
-    military = re.compile(rf"(?:{_CITY}(?:,? Box [0-9]+)?,? )?\b[AFD]PO A[AEP] [0-9]{{5}}(?:-[0-9]{{4}})?\b")
+    unnumbered = re.compile(rf"(?<!\w)(?i:{_FRENCH}) (?:(?:de la|de|du|des|la|le) )?{_CITY},?\s[0-9]{{5}} {_CITY}")
+    military = re.compile(rf"(?:(?:{_CITY}|PSC [0-9]+|Unit [0-9]+)(?:,? Box [0-9]+)?,? )?\b[AFD]PO A[AEP] [0-9]{{5}}(?:-[0-9]{{4}})?\b")
     southern = re.compile(
         rf"(?<!\w)(?:{romance}) "
-        rf"(?:(?:de la|de los|de|del|della|di) )?[A-ZÀ-Þ][\w'’.-]+(?: [\w'’.-]+){{0,4}}?,? (?:nº ?|n\. ?)?[0-9]{{1,4}}\b{post}"
+        rf"(?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}[\w'’.-]+(?: [\w'’.-]+){{0,4}}?,? (?:nº ?|n\. ?)?[0-9]{{1,4}}\b{post}"
     )
-    box = re.compile(r"\bP\.? ?O\.? Box [0-9]{1,6}\b", re.I)
+    polish = re.compile(rf"(?<!\w)(?:ul\.|ulica|aleja|al\.|pl\.) {_UP}\w+(?: {_UP}\w+)? [0-9]{{1,4}}[A-Za-z]?(?:/[0-9]+)?{post}")
     return [
-        ("street", (r"[0-9][A-Za-z]?(?:[-/][0-9]{1,4})?,?\s[A-Z]",), lambda text: _english(english, text)),
-        (
-            "street_de",
-            (r"(?:stra(?:ß|ss)e|str\.|weg|platz|allee|gasse|ring|damm|ufer|Stra(?:ß|ss)e|Str\.|Weg|Platz|Allee|Gasse|Ring) [0-9]",),
-            lambda text: _all(german, text, 0.85),
+        Finder(rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}})?[A-Za-z]?,?\s(?:[NSEW][.]? )?[{_UP[1:-1]}0-9]", _english(english, locales), 28, 190),
+        _finder("street_joined", joined, rf"(?:{_GERMAN}|{_APART}) [0-9]"),
+        _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?i:{_FRENCH}) "),
+        _finder("street_fr_post", unnumbered, rf"(?i:{_FRENCH}) ", 0.8),
+        _finder("military", military, "PO A[AEP] [0-9]{5}"),
+        _finder("street_south", southern, f"(?:{romance}) "),
+        _finder("street_pl", polish, rf"(?:ul[.]|ulica|aleja|al[.]|pl[.]) {_UP}"),
+        _finder(
+            "post_box",
+            re.compile(r"\b(?:P\.? ?O\.? Box|Postfach|Apartado|Postbus) [0-9]{1,6}\b", re.I),
+            "(?i)(?:box|fach|tado|bus) [0-9]",
+            0.8,
         ),
-        ("street_fr", (r"(?i)(?:rue|avenue|boulevard|chemin|place|allée|impasse|quai) ", "[0-9]"), lambda text: _all(french, text, 0.85)),
-        (
-            "street_fr_post",
-            (r"rue|avenue|boulevard|chemin|place|allée|impasse|quai", "[0-9]{5}"),
-            lambda text: _all(french_post, text, 0.8),
-        ),
-        ("military", (r"PO A[AEP] [0-9]{5}",), lambda text: _all(military, text, 0.85)),
-        (
-            "street_south",
-            (f"(?:{romance}) ", "[0-9]"),
-            lambda text: _all(southern, text, 0.85),
-        ),
-        ("post_box", (r"(?i)box [0-9]",), lambda text: _all(box, text, 0.8)),
     ]
 
 
-def _all(pattern: re.Pattern[str], text: str, score: float) -> Iterator[Found]:
-    for match in pattern.finditer(text):
-        yield match.start(), match.end(), score
+def _finder(name: str, pattern: re.Pattern[str], anchor: str, score: float = 0.85) -> Finder:
+    def find(text: str, low: int, high: int) -> Iterator[Found]:
+        for match in pattern.finditer(text, low, high):
+            yield match.start(), match.end(), score, "STREET_ADDRESS", name
+
+    return Finder(anchor, find, before=80, after=190)
 
 
-def _english(pattern: re.Pattern[str], text: str) -> Iterator[Found]:
-    """A common suffix (Street) counts alone; a rare one (Spurs) with a flat, a postcode, or words of living near it."""
-    for match in pattern.finditer(text):
-        certain = match["suffix"].lower().rstrip(".") in _STRONG.split() or match["flat"] or match["tail"]
-        if certain:
-            yield match.start(), match.end(), 0.9
-        elif _LIVING.search(text, max(0, match.start() - 60), match.start()):
-            yield match.start(), match.end(), 0.8
+def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str, int, int], Iterator[Found]]:
+    """A common suffix (Street) counts alone; a rare one (Spurs) with a flat, a postcode, a person's name, or words of living before it."""
+    first, last = names(tuple(locales))
+
+    def find(text: str, low: int, high: int) -> Iterator[Found]:
+        for match in pattern.finditer(text, low, high):
+            if match["suffix"].lower().rstrip(".") in _STRONG or match["flat"] or match["tail"]:
+                yield match.start(), match.end(), 0.9, "STREET_ADDRESS", "street"
+            elif _LIVING.search(text, max(0, match.start() - 60), match.start()) or match["name"].strip().lower() in first | last:
+                yield match.start(), match.end(), 0.8, "STREET_ADDRESS", "street"
+
+    return find

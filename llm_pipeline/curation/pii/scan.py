@@ -1,15 +1,16 @@
-"""Spans of personal data in texts: the prefilter chooses the texts for each rule, the rule finds, overlaps are resolved."""
+"""Spans of personal data in texts: anchors choose the places, finders judge them, overlaps are resolved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import polars as pl
 
+from llm_pipeline.curation.pii.finders import finders
 from llm_pipeline.curation.pii.policy import PiiPolicy
-from llm_pipeline.curation.pii.rules import Rule, rules
+from llm_pipeline.curation.pii.windows import Found, windows
 
 
 @dataclass(frozen=True, order=True)
@@ -24,55 +25,44 @@ class Span:
     recogniser: str
 
 
-_FEW = 40
-"""Up to so many texts are looked at by every rule at once, which costs less than compiling the prefilters."""
-
-
-@lru_cache(maxsize=8)
-def _rules(policy_id: str, policy: _Held) -> list[Rule]:
-    return rules(policy.policy)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A policy (it holds a mapping, so it has no hash) as a key of the rule cache."""
-
-    policy: PiiPolicy
-
-    def __hash__(self) -> int:
-        return hash(self.policy.id)
-
-
-def policy_rules(policy: PiiPolicy) -> list[Rule]:
-    return _rules(policy.id, _Held(policy))
-
-
 def scan_texts(texts: Sequence[str], policy: PiiPolicy) -> list[Span]:
     """All spans, in the order of texts and positions, without overlaps."""
-    found: dict[int, list[Span]] = {}
-    series = pl.Series("text", list(texts), dtype=pl.String)
+    found: dict[int, set[Span]] = defaultdict(set)
     allowed = frozenset(policy.allow)
-    for rule in policy_rules(policy):
-        for i in prefilter(rule, series) if len(texts) > _FEW else range(len(texts)):
-            text = texts[i]
-            for start, end, score in rule.find(text):
-                if score >= policy.minimum_score and text[start:end] not in allowed:
-                    found.setdefault(i, []).append(Span(i, start, end, rule.entity, round(score, 3), rule.name))
+    for i, (start, end, score, entity, recogniser) in _found(texts, policy):
+        if score >= policy.minimum_score and policy.mode(entity) != "keep" and texts[i][start:end] not in allowed:
+            found[i].add(Span(i, start, end, entity, round(score, 3), recogniser))
     return [span for i in sorted(found) for span in without_overlaps(found[i])]
 
 
-def prefilter(rule: Rule, series: pl.Series) -> list[int]:
-    """Positions of the texts that the rule must look at: a superset of those in which it finds anything."""
-    mask = series.str.contains(rule.prefilter[0])
-    for pattern in rule.prefilter[1:]:
-        mask &= series.str.contains(pattern)
-    return mask.arg_true().to_list()
+def _found(texts: Sequence[str], policy: PiiPolicy) -> Iterator[tuple[int, Found]]:
+    """What every finder sees in its windows; a match that a window's end may have cut short is left to the next window."""
+    series = pl.Series("text", list(texts), dtype=pl.String)
+    for finder in finders(policy):
+        for i, low, high in windows(finder, texts, series):
+            yield from ((i, hit) for hit in finder.find(texts[i], low, high) if hit[1] < high or high == len(texts[i]))
 
 
-def without_overlaps(spans: Sequence[Span]) -> list[Span]:
+def without_overlaps(spans: Sequence[Span] | set[Span]) -> list[Span]:
     """The spans that stay when surer ones win, then longer ones, then earlier ones."""
     kept: list[Span] = []
-    for span in sorted(spans, key=lambda s: (-s.score, s.start - s.end, s.start, s.entity)):
+    group: list[Span] = []
+    reach = 0
+    for span in sorted(spans):
+        if group and span.start >= reach:
+            kept += _best(group)
+            group = []
+        reach = max(reach if group else 0, span.end)
+        group.append(span)
+    return kept + _best(group)
+
+
+def _best(group: Sequence[Span]) -> list[Span]:
+    """Of spans that touch one another."""
+    if len(group) < 2:
+        return list(group)
+    kept: list[Span] = []
+    for span in sorted(group, key=lambda s: (-s.score, s.start - s.end, s.start, s.entity)):
         if all(span.end <= other.start or span.start >= other.end for other in kept):
             kept.append(span)
     return sorted(kept)

@@ -3,72 +3,68 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import phonenumbers
 
-Found = tuple[int, int, float]
+from llm_pipeline.curation.pii.context import OTHER, Context
+from llm_pipeline.curation.pii.windows import Finder, Found
+
 _CANDIDATE = re.compile(
-    r"(?<![\w.$€£#/-])(?<![0-9],)(?:(?:\+|00)[0-9]{1,3}[ .-]?)?(?:\(0?[0-9]{0,5}\)[ .-]?){0,2}[0-9]{1,15}(?:(?:[ .-]|\) ?)[0-9]{1,8}){0,7}"
-    r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?(?!\w|[.,:][0-9]|-[0-9]|%)"
-    r"|(?<![\w.$€£#/-])1[ .-]\(?[2-9][0-9]{2}\)?[ .-][0-9]{3}[ .-][0-9]{4}"
-    r"(?:x[0-9]{1,6})?(?!\w)",
+    r"(?<![\w.$€£#/+-])(?<![0-9],)(?<![0-9] [*/=^-])(?:(?:\+ ?|00)[0-9]{1,3}[ .-]?)?(?:\(0?[0-9]{0,5}\)[ .-]?){0,2}[0-9]{1,15}"
+    r"(?:(?:[ .-]|\) ?|/| - )[0-9]{1,8}){0,7}(?: ?(?:x|#|ext\.?|extension) ?[0-9]{1,6})?(?!\w|[.,:/][0-9]|-[0-9A-Za-z]|%|\()",
     re.I,
 )
-_EXTENSION = re.compile(r" ?(?:x|ext\.?|extension) ?[0-9]{1,6}$", re.I)
-_DATE = re.compile(r"(?:19|20)\d\d[-. ]\d{1,2}[-. ]\d{1,2}|\d{1,2}[-. ]\d{1,2}[-. ](?:19|20)\d\d")
-_NANP = re.compile(r"(?:1[ .-])?\(?[2-9][0-9]{2}\)?[ .-]{1,2}[0-9]{3}[ .-][0-9]{4}|[2-9][0-9]{2}\)[ .-]?[0-9]{3}[ .-][0-9]{4}")
-_WORDS = re.compile(
-    r"\b(?:phone|telephone|tel|cell|cellphone|mobile|call|calls|called|ring|dial|reach|text|sms|whatsapp|fax|landline|hotline|callback"
-    r"|telefon\w*|handy\w*|rufnummer|téléphone|portable|teléfono|móvil|telefono|cellulare)\b",
-    re.I,
+_EXTENSION = re.compile(r" ?(?:x|#|ext\.?|extension) ?[0-9]{1,6}$", re.I)
+_DATE = re.compile(
+    r"(?:19|20)\d\d[-. /]\d{1,2}[-. /]\d{1,2}(?:[ -]\d{1,2})?|\d{1,2}[-. /]\d{1,2}[-. /](?:19|20)?\d\d(?:[ -]\d{1,2})?|(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d"
 )
+_NANP = re.compile(r"(?:(?:001-|\+?1[ .-]?)?)(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?:(?(1)\1|[ .-]))[0-9]{4}")
+_TRUNK = re.compile(r"\([0-9]{2,5}\)[ .-]?[0-9]{2,8}(?:[ .-][0-9]{2,8}){0,3}")
+_PHONE = (
+    "phone, phones, telephone, tel, cell, cellphone, mobile, mob, call, calls, called, calling, ring, rang, dial, reach, reached, text, texted, "
+    "sms, whatsapp, fax, landline, hotline, callback, phone number, contact, contact number, telefon, telefonnummer, handy, handynummer, "
+    "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, celular, "
+    "telemóvel, telefoon, telefoonnummer, mobiel, numer telefonu, telefonu, komórka, puhelin, puhelinnumero, mobilnummer, tlf, anrufen"
+)
+_CONTEXT = Context({"phone": _PHONE, "number": "number, numbers, nummer, numéro, número, numero, nr"})
 
 
-def phone_rule(regions: Sequence[str]) -> tuple[tuple[str, ...], Callable[[str], Iterator[Found]]]:
-    """The prefilter and the finder for numbers of any country with +, and national ones of `regions`."""
+def phone_finder(regions: Sequence[str]) -> Finder:
+    """Numbers of any country with +, and national ones of `regions`."""
 
-    def find(text: str) -> Iterator[Found]:
-        for match in _CANDIDATE.finditer(text):
-            value = match.group()
-            score = _score(value, text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 24], regions)
+    def find(text: str, low: int, high: int) -> Iterator[Found]:
+        for match in _CANDIDATE.finditer(text, low, high):
+            score = _score(text, match.start(), match.end(), regions)
             if score:
-                yield match.start(), match.end(), score
+                yield match.start(), match.end(), score, "PHONE", "phone"
 
-    return (r"[0-9][0-9 ().+-]{5,}[0-9]",), find
+    return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16)
 
 
-def _score(value: str, before: str, after: str, regions: Sequence[str]) -> float:
-    number = _EXTENSION.sub("", value)
+def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
+    number = _EXTENSION.sub("", text[start:end])
     digits = re.sub(r"\D", "", number)
-    if not 7 <= len(digits) <= 15 or _DATE.fullmatch(number):
+    if not 7 <= len(digits) <= 15 or _DATE.fullmatch(number) or number.count("(") != number.count(")"):
         return 0.0
+    near = _CONTEXT.near(text, start, end)
     if number.startswith("+"):
-        return 0.9 if _possible(number, None) or _WORDS.search(before) else 0.0
-    if number.startswith("00") and len(digits) >= 10 and _possible("+" + digits[2:], None):
+        return 0.9 if "phone" in near or _accepted(number, None, phonenumbers.is_possible_number) else 0.0
+    if number.startswith("00") and len(digits) >= 10 and _accepted("+" + digits[2:], None, phonenumbers.is_valid_number):
         return 0.8
-    if "(" in number and len(digits) >= 9:
-        return 0.8
-    if _NANP.fullmatch(number):
-        return 0.75
-    separated = re.search(r"[ .-]", number) is not None
-    if number.startswith("0") and separated and len(digits) >= 9 and any(_valid(number, region) for region in regions):
-        return 0.75
-    words = list(_WORDS.finditer(before))
-    if words:
-        return 0.82 - (len(before) - words[-1].end()) / 1000
-    return 0.7 if len(digits) >= 9 and _WORDS.search(after) else 0.0
+    if _NANP.fullmatch(number) or _TRUNK.fullmatch(number):
+        return 0.75 if OTHER not in near else 0.0
+    if "phone" in near:
+        return 0.82 - near["phone"] / 1000
+    valid = OTHER not in near and any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions)
+    if "number" in near:
+        return 0.6 if valid and "/" not in number else 0.0
+    separated = re.search(r"[ .-]", number) is not None and "/" not in number
+    return 0.75 if valid and separated and number.startswith("0") and len(digits) >= 9 else 0.0
 
 
-def _possible(number: str, region: str | None) -> bool:
+def _accepted(number: str, region: str | None, judge: object) -> bool:
     try:
-        return bool(phonenumbers.is_possible_number(phonenumbers.parse(number, region)))
-    except phonenumbers.NumberParseException:
-        return False
-
-
-def _valid(number: str, region: str) -> bool:
-    try:
-        return bool(phonenumbers.is_valid_number(phonenumbers.parse(number, region)))
+        return bool(judge(phonenumbers.parse(number, region)))  # type: ignore[operator]
     except phonenumbers.NumberParseException:
         return False

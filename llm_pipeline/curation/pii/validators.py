@@ -8,6 +8,9 @@ import math
 import re
 from collections import Counter
 
+from stdnum import iban as _iban
+from stdnum import luhn
+
 _LENGTHS = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 EE20 EG29 ES24 FI18 FO18 FR27 "
     "GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 "
@@ -16,54 +19,37 @@ _LENGTHS = (
 )
 IBAN_LENGTHS = {item[:2]: int(item[2:]) for item in _LENGTHS.split()}
 """Characters of an IBAN by country (SWIFT IBAN registry)."""
+_SCHEMES = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11,16}"
+    r"|(?:6011|65\d\d|64[4-9]\d|62\d\d|81\d\d)\d{12,15}|35\d{14}|(?:5018|5020|5038|56|57|58|6304|6390|67)\d{8,17}|(?:2131|1800)\d{11}"
+)
+"""Prefixes and lengths of the card schemes (ISO/IEC 7812 issuer ranges)."""
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_RIPPLE = "rpshnaf39wBUDNEGHJKLM4PQRST7VWXYZ2bcdeCg65jkm8oFqi1tuvAxyz"
 _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 
 
 def digits(text: str) -> str:
-    return re.sub(r"\D", "", text)
-
-
-def luhn(text: str) -> bool:
-    """ISO/IEC 7812-1, annex B."""
-    total = 0
-    for i, digit in enumerate(reversed(digits(text))):
-        value = int(digit) * (1 + i % 2)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
+    return re.sub(r"[^0-9]", "", text)
 
 
 def card(text: str) -> bool:
-    """12 to 19 digits that begin like a card scheme's and pass the Luhn check."""
+    """A number of a card scheme's range and length that passes the Luhn check."""
     number = digits(text)
-    return 12 <= len(number) <= 19 and number[0] in "23456" and len(set(number)) > 1 and luhn(number)
+    return _SCHEMES.fullmatch(number) is not None and bool(luhn.is_valid(number))
 
 
 def iban(text: str) -> bool:
-    """ISO 13616: length of the country and remainder 1 modulo 97."""
-    number = re.sub(r"[\s-]", "", text).upper()
-    if len(number) != IBAN_LENGTHS.get(number[:2], 0):
-        return False
-    return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
+    """ISO 13616: remainder 1 modulo 97, and the country's own form."""
+    return bool(_iban.is_valid(text, check_country=False))
 
 
 def ssn(text: str) -> bool:
-    """Number ranges that the US Social Security Administration issues (taxpayer numbers, 9xx, included)."""
+    """Number ranges that the US Social Security Administration issues."""
     number = digits(text)
-    return len(number) == 9 and number[:3] not in ("000", "666") and number[3:5] != "00" and number[5:] != "0000" and len(set(number)) > 1
-
-
-def nhs(text: str) -> bool:
-    """Modulus 11 (NHS Data Dictionary)."""
-    number = digits(text)
-    check = 11 - sum(int(d) * (10 - i) for i, d in enumerate(number[:9])) % 11
-    return len(number) == 10 and check % 11 == int(number[9]) and check != 10
-
-
-def routing(text: str) -> bool:
-    """ABA routing number: weights 3, 7, 1."""
-    number = digits(text)
-    return len(number) == 9 and number != "0" * 9 and sum(int(d) * w for d, w in zip(number, (3, 7, 1) * 3, strict=True)) % 10 == 0
+    return (
+        len(number) == 9 and number[:3] not in ("000", "666") and number[0] != "9" and number[3:5] != "00" and number[5:] != "0000"
+    ) and len(set(number)) > 1
 
 
 def ip(text: str) -> bool:
@@ -75,16 +61,25 @@ def ip(text: str) -> bool:
     return not (address.is_unspecified or address.is_loopback or address.is_multicast or text.startswith(("0.", "255.255.")))
 
 
+def ipv6(text: str) -> bool:
+    """Long enough to be no time, ratio or scope operator."""
+    return len(text) > 6 and any(c.isdigit() for c in text) and ip(text)
+
+
 def wallet(text: str) -> bool:
-    """Bitcoin (Base58Check or Bech32/Bech32m, BIP 173 and 350) or the 40 hexadecimal digits of an Ethereum address."""
+    """Bitcoin, Litecoin, Dogecoin, Tron (Base58Check), Ripple, Bech32/Bech32m (BIP 173, 350) or 40 hexadecimal digits (Ethereum)."""
     if re.fullmatch(r"0x[0-9a-fA-F]{40}", text):
-        return True
-    if text.lower().startswith(("bc1", "tb1")):
+        return len(set(text.lower())) > 8
+    if text.lower().startswith(("bc1", "tb1", "ltc1")):
         return _bech32(text.lower())
-    if any(c not in _BASE58 for c in text):
-        return False
+    return _base58(text.translate(str.maketrans(_RIPPLE, _BASE58)) if text.startswith("r") else text)
+
+
+def _base58(text: str) -> bool:
     value = 0
     for c in text:
+        if c not in _BASE58:
+            return False
         value = value * 58 + _BASE58.index(c)
     if value >= 1 << 200:
         return False
@@ -111,3 +106,9 @@ def secret(text: str) -> bool:
     counts = Counter(text)
     bits = -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values())
     return bits >= 3 and any(c.isdigit() for c in text) and any(c.isalpha() for c in text)
+
+
+def token(text: str) -> bool:
+    """A body that is no plain words: `sk-learn-and-more-words` has no digit and no capital."""
+    body = text[4:]
+    return any(c.isdigit() for c in body) or (any(c.isupper() for c in body) and any(c.islower() for c in body))

@@ -1,0 +1,38 @@
+"""Dates of birth: any date near a word for being born."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from llm_pipeline.curation.pii.context import AFTER, BEFORE, Context
+from llm_pipeline.curation.pii.windows import Finder, Found
+
+_MONTH = (
+    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|J[aä]nner|Mär|Mai|Okt|Dez|janv|févr|mars|avr|juin|juil|août|déc|ene|enero|abr|ago"
+    r"|dic|gen|mag|giu|lug|set|ott|maart|mei|mrt|fev|mai|out|dez)[a-zéû]*\.?"
+)
+_DATE = re.compile(
+    rf"(?<![\w.$-])(?:(?:19|20)[0-9]{{2}}([-/. ])[0-9]{{1,2}}\1[0-9]{{1,2}}(?:T[0-9:.]+Z?)?|[0-9]{{1,2}}([-/. ])[0-9]{{1,2}}\2(?:19|20)?[0-9]{{2}}"
+    rf"|[0-9]{{1,2}}(?:st|nd|rd|th|\.)?[ -](?:of |de )?{_MONTH},?[ -](?:de |del )?(?:19|20)?[0-9]{{2}}"
+    rf"|{_MONTH}[ -][0-9]{{1,2}}(?:st|nd|rd|th)?,?[ -](?:19|20)[0-9]{{2}}|(?:19|20)[0-9]{{2}}[ -]{_MONTH}[ -][0-9]{{1,2}}"
+    rf"|(?:19|20)[0-9]{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01]))(?![\w]|[-/.][0-9])",
+    re.I,
+)
+_WORDS = (
+    "born, birth, birthday, birthdate, birthdays, dob, d o b, date of birth, geboren, geburtsdatum, geb, geburtstag, né, née, naissance, "
+    "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, född, født"
+)
+_CONTEXT = Context({"birth": _WORDS})
+_ANCHOR = "(?i)born|birth|d[.]?o[.]?b|geb|née?|nac[ií]|naiss|nascit|nat[oa]|nasci|urodz|född|født"
+
+
+def birth_finder() -> Finder:
+    return Finder(_ANCHOR, _births, before=AFTER + 40, after=BEFORE + 40)
+
+
+def _births(text: str, low: int, high: int) -> Iterator[Found]:
+    for match in _DATE.finditer(text, low, high):
+        near = _CONTEXT.near(text, *match.span()).get("birth")
+        if near is not None:
+            yield match.start(), match.end(), 0.97 - near / 1000, "DATE_OF_BIRTH", "birth"

@@ -1,0 +1,164 @@
+"""Values that look like nothing else: e-mail and network addresses, links with a password, wallets, IBANs, published token formats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from llm_pipeline.curation.pii import validators
+from llm_pipeline.curation.pii.context import OTHER, Context
+from llm_pipeline.curation.pii.windows import Finder, Found
+
+_TOKENS = {
+    "anthropic": r"sk-ant-[A-Za-z0-9_-]{20,120}",
+    "openai_stripe": r"(?:sk|pk|rk)[-_](?:live|test|proj|svcacct)?[-_]?[A-Za-z0-9_-]{16,200}",
+    "github": r"gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255}",
+    "aws": r"(?:AKIA|ASIA|AROA|AIDA)[0-9A-Z]{16}",
+    "google": r"AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,200}|GOCSPX-[0-9A-Za-z_-]{20,40}",
+    "slack": r"xox[abeoprs]-[A-Za-z0-9-]{10,250}|xapp-[0-9]-[A-Za-z0-9-]{10,150}",
+    "slack_hook": r"https://hooks\.slack\.com/services/[A-Za-z0-9/]{20,80}",
+    "gitlab": r"gl(?:pat|ptt|dt|rt)-[A-Za-z0-9_-]{20,64}",
+    "hugging_face": r"hf_[A-Za-z0-9]{30,64}",
+    "sendgrid": r"SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}",
+    "npm_pypi": r"npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}",
+    "digital_ocean": r"do[opr]_v1_[0-9a-f]{64}",
+    "twilio_mailgun": r"(?:AC|SK)[0-9a-f]{32}|key-[0-9a-f]{32}",
+    "square_shopify": r"sq0(?:atp|csp)-[A-Za-z0-9_-]{22,60}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",
+    "telegram": r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",
+    "jwt": r"eyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{0,1000}",
+}
+"""Prefixes as their issuers publish them, collected for secret scanning by GitHub and gitleaks."""
+_TOKEN = "|".join(_TOKENS.values())
+_TOKEN_ANCHOR = re.sub(r"\{([0-9]+),[0-9]+\}", r"{\1}", _TOKEN)
+"""The shortest form of each, which Rust compiles small."""
+_SECRET_WORDS = "api[ _-]?key|access[ _-]?(?:key|token)|secret|auth[a-z]{0,10}[ _-]?token|bearer|token|password|passwd|credential"
+_SECRETS = Context(
+    {
+        "secret": "api key, apikey, access key, accesskey, access token, secret, secret key, auth token, bearer, token, password, passwd, "
+        "credential, credentials"
+    }
+)
+_CRYPTO = Context(
+    {"wallet": "bitcoin, btc, wallet, crypto, cryptocurrency, ethereum, eth, blockchain, litecoin, ltc, payout address, coins, usdt"}
+)
+_PEM = r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[\s\S]{0,8000}?-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
+_IPV6 = r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"
+_SPELLED = (
+    r"(?<![\w.+-])[\w.+-]{1,64} ?(?:\(at\)|\[at\]|\bat\b) ?\w[\w-]{0,62}(?: ?(?:\(dot\)|\[dot\]|\bdot\b|\.) ?\w[\w-]{0,62}){0,4}"
+    r" ?(?:\(dot\)|\[dot\]|\bdot\b) ?[a-z]{2,24}\b"
+)
+_LOCAL = re.compile(r"[\w+%-](?:[\w.+%'&=~-]{0,62}[\w+%'&=~-])?(?![\w.+-])")
+_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
+_URL = r"(?i)(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{1,30}://[^\s/:@\[\]<>]{0,128}:[^\s/@<>]{1,256}@[^\s<>\"')\],;]{0,256}[^\s<>\"')\],;.]"
+_WALLET = (
+    r"(?<!\w)(?:(?:bc1|tb1|ltc1|BC1)[a-zA-Z0-9]{11,87}|[13LMDT][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40}|r[1-9A-HJ-NP-Za-km-z]{24,34}"
+    r"|4[0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?!\w)"
+)
+_IPV4 = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])")
+_NUMBERED = Context({"ip": "ip, ips, address, host, server, client, login, from"})
+
+
+def shape_finders() -> list[Finder]:
+    return [
+        Finder("@", _emails, before=66, after=270),
+        _shape("email_spelled", "EMAIL", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=420, flags=re.I),
+        _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
+        Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24),
+        _shape("ipv6", "IP_ADDRESS", _IPV6, "[0-9a-fA-F]:[0-9a-fA-F:]", validators.ipv6, reach=48),
+        _shape(
+            "mac",
+            "MAC_ADDRESS",
+            r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])",
+            "[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]",
+            reach=24,
+        ),
+        _shape(
+            "mac_dotted",
+            "MAC_ADDRESS",
+            r"(?<![\w.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])",
+            r"[0-9A-Fa-f]{4}[.][0-9A-Fa-f]{4}[.]",
+            lambda value: any(c.isalpha() for c in value),
+            reach=24,
+        ),
+        _shape("token", "API_KEY", rf"(?<![\w-])(?:{_TOKEN})", _TOKEN_ANCHOR, validators.token, reach=7200),
+        _shape("private_key", "API_KEY", _PEM, "PRIVATE KEY", reach=8200),
+        Finder(f"(?i){_SECRET_WORDS}", _secrets, before=230, after=290),
+        Finder("bc1|BC1|tb1|ltc1|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{25}", _wallets, before=100, after=120),
+        Finder("[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=4, after=90),
+    ]
+
+
+def _shape(
+    name: str,
+    entity: str,
+    pattern: str,
+    anchor: str,
+    check: Callable[[str], bool] | None = None,
+    strong: float = 1.0,
+    reach: int = 80,
+    flags: int = 0,
+) -> Finder:
+    compiled = re.compile(pattern, flags)
+
+    def find(text: str, low: int, high: int) -> Iterator[Found]:
+        for match in compiled.finditer(text, low, high):
+            if check is None or check(match.group()):
+                yield match.start(), match.end(), strong, entity, name
+
+    return Finder(anchor, find, before=reach, after=reach)
+
+
+def _emails(text: str, low: int, high: int) -> Iterator[Found]:
+    """The domain is read forwards from the @, the local part backwards."""
+    at = text.find("@", low, high)
+    while at >= 0:
+        domain = _DOMAIN.match(text, at + 1, high)
+        local = _LOCAL.match(text[max(0, at - 66) : at][::-1]) if domain else None
+        if domain and local:
+            yield at - local.end(), domain.end(), 1.0, "EMAIL", "email"
+        at = text.find("@", at + 1, high)
+
+
+def _ipv4(text: str, low: int, high: int) -> Iterator[Found]:
+    """Four numbers that are no version ("release 2.31.0.1", "section 4.1.2.3")."""
+    for match in _IPV4.finditer(text, low, high):
+        if validators.ip(match.group()) and OTHER not in _NUMBERED.near(text, *match.span()):
+            yield match.start(), match.end(), 1.0, "IP_ADDRESS", "ipv4"
+
+
+_SECRET = re.compile(r"(?<![\w./\[-])[A-Za-z0-9_+/-]{16,200}={0,2}(?![\w/-])")
+
+
+def _secrets(text: str, low: int, high: int) -> Iterator[Found]:
+    """Random-looking strings beside a word for keys, whoever issued them."""
+    for match in _SECRET.finditer(text, low, high):
+        if validators.secret(match.group()) and (near := _SECRETS.near(text, *match.span()).get("secret")) is not None:
+            yield match.start(), match.end(), 0.9 - near / 1000, "API_KEY", "secret"
+
+
+_WALLETS = re.compile(_WALLET)
+
+
+def _wallets(text: str, low: int, high: int) -> Iterator[Found]:
+    for match in _WALLETS.finditer(text, low, high):
+        if validators.wallet(match.group()):
+            yield match.start(), match.end(), 1.0, "CRYPTO_WALLET", "wallet"
+        elif "wallet" in _CRYPTO.near(text, *match.span()) and any(c.isdigit() for c in match.group()):
+            yield match.start(), match.end(), 0.8, "CRYPTO_WALLET", "wallet_near"
+
+
+_IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?=[ -]?[A-Za-z0-9])")
+_ACCOUNT = Context({"iban": "iban, international bank account"})
+
+
+def _ibans(text: str, low: int, high: int) -> Iterator[Found]:
+    """IBANs with or without spaces: as many characters as the country's length says; with the word IBAN near, checksum or not."""
+    for match in _IBAN.finditer(text, low, high):
+        length = validators.IBAN_LENGTHS.get(match.group()[:2].upper(), 0)
+        body = re.compile(rf"[A-Za-z]{{2}}[0-9]{{2}}(?:[ -]?[A-Za-z0-9]){{{max(length - 4, 0)}}}(?!\w)").match(text, match.start(), high)
+        if not length or body is None:
+            continue
+        if validators.iban(body.group()):
+            yield body.start(), body.end(), 1.0, "IBAN", "iban"
+        elif "iban" in _ACCOUNT.near(text, *body.span()):
+            yield body.start(), body.end(), 0.8, "IBAN", "iban_near"
