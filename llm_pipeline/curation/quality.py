@@ -1,268 +1,194 @@
-"""Which documents are worth learning from: published heuristics, language and toxicity, each answer a (keep, reason) with its scores."""
+"""Which documents are worth learning from: published heuristics, toxicity, language and poison, each answer a reason with its scores.
+
+One engine judges a table of any corpus (`filter_batches`) and a day of the pipeline (`filter_documents`).
+"""
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from llm_pipeline.config import load
+from llm_pipeline.curation.language import identify
 from llm_pipeline.curation.ledger import Entry, ledger_table
-from llm_pipeline.curation.poison import Finding, PoisonPolicy, find_poison
-from llm_pipeline.errors import ConfigError, near
-from llm_pipeline.paths import DATA
+from llm_pipeline.curation.poison import findings
+from llm_pipeline.curation.poison_corpus import CorpusPoison, survey
+from llm_pipeline.curation.poison_policy import QUARANTINED, RULES, Finding
+from llm_pipeline.curation.quality_lexicon import lexicon
+from llm_pipeline.curation.quality_policy import POLICY, LanguagePolicy, QualityPolicy, Rule, load_policy
+from llm_pipeline.curation.quality_scores import NAMES, quality_scores
+from llm_pipeline.curation.quality_view import Bools, Floats, View
+from llm_pipeline.curation.toxicity import toxicity
 
+__all__ = ["POLICY", "SCORES", "QualityPolicy", "filter_batches", "filter_documents", "judge", "load_policy", "scores_of"]
 STAGE = "filtered_documents"
-POLICY = DATA / "policies" / "quality.yaml"
-LONG_ENOUGH = 30
-"""Words from which on ratios of repetition mean something."""
-_STOP_WORDS = frozenset("the be to of and that have with".split())
-_BOILERPLATE = re.compile(
-    r"(use|uses|store|stores|our|accept|all|reject) cookies|cookie (policy|settings|preferences)|cookies (help|on your)"
-    r"|terms of (use|service)|privacy (policy|notice)|all rights reserved|javascript|sitemap|subscribe to|newsletter|copyright|imprint"
-    r"|log ?in|sign up|back to top|share this page|print this page|follow us|skip to (main )?content|accept all|manage preferences",
-    re.I,
-)
+SCORES = (*NAMES, "toxicity", "bias_terms", *RULES)
+"""The score columns, in order; the last ones are those of poison, 0 for none."""
+CHUNK = 1_000_000
+"""Characters that are judged at once: arrays of this length stay in the processor's cache."""
+Batches = Callable[[], Iterator[pa.Table]]
 _SPEAKER = re.compile(r"(?m)^(Customer|Agent|System): ")
-_LATIN_WORD = re.compile(r"[^\W\d_]{4,}")
-_IMPLAUSIBLE = re.compile(
-    r"[bcdfghjklmnpqrstvwxz]{6}|[aeiou]{5}|^[^aeiouyäöüáéíóúàèìòùâêîôûåøæãõ]+$|[^aeiou]*(?:qj|qz|jq|zx|xz|vq|qv|jx|xj|wq|qx|zq|vj|jz)"
-)
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One limit on one score; `kinds` gives another limit for a kind of document (of `minimum` where there is one), null none."""
+class Verdicts:
+    """Scores, reasons ("" to keep) and findings of the rows of a table, in order."""
 
-    source: str
-    minimum: float | None = None
-    maximum: float | None = None
-    kinds: Mapping[str, float | None] = field(default_factory=dict)
-
-    def limits(self, kind: str) -> tuple[float | None, float | None]:
-        if kind not in self.kinds:
-            return self.minimum, self.maximum
-        own = self.kinds[kind]
-        if own is None:
-            return None, None
-        return (own, self.maximum) if self.minimum is not None else (None, own)
+    scores: Mapping[str, Floats]
+    reasons: Sequence[str]
+    findings: Mapping[int, Finding]
 
 
-@dataclass(frozen=True)
-class LanguagePolicy:
-    minimum_score: float = 0.5
-    """A language that is not allowed counts only when the model is at least this sure."""
-
-
-@dataclass(frozen=True)
-class ToxicityPolicy:
-    certain: float
-    likely: float
-    kinds: tuple[str, ...]
-    words: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class QualityPolicy:
-    """data/policies/quality.yaml."""
-
-    rules: Mapping[str, Rule]
-    language: LanguagePolicy
-    toxicity: ToxicityPolicy
-    poison: PoisonPolicy
-
-    def __post_init__(self) -> None:
-        for name in self.rules:
-            if name not in SCORES:
-                raise ConfigError(f"quality policy: unknown rule {name!r}{near(name, SCORES)}")
-
-
-def load_policy(path: Path = POLICY) -> QualityPolicy:
-    return load(QualityPolicy, path)
-
-
-@dataclass(frozen=True)
-class View:
-    """A text cut once for all rules."""
-
-    text: str
-    language: str
-    words: tuple[str, ...]
-    lines: tuple[str, ...]
-
-
-def view(text: str, language: str = "en") -> View:
-    plain = _SPEAKER.sub("", text)
-    return View(plain, language, tuple(plain.split()), tuple(line.strip() for line in plain.split("\n") if line.strip()))
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _lines_that(v: View, test: Callable[[str], Any]) -> float:
-    return _share(sum(bool(test(line)) for line in v.lines), len(v.lines))
-
-
-def _stop_words(v: View) -> float:
-    if v.language != "en" or len(v.words) < LONG_ENOUGH:
-        return float(len(_STOP_WORDS))
-    return float(len(_STOP_WORDS & {word.strip(".,;:!?").lower() for word in v.words}))
-
-
-def _unique_words(v: View) -> float:
-    return len({word.lower() for word in v.words}) / len(v.words) if len(v.words) >= LONG_ENOUGH else 1.0
-
-
-def _top_word_pair(v: View) -> float:
-    if len(v.words) < LONG_ENOUGH:
-        return 0.0
-    pair, count = Counter(zip(v.words, v.words[1:], strict=False)).most_common(1)[0]
-    return count * (len(pair[0]) + len(pair[1])) / sum(map(len, v.words)) if count > 2 else 0.0
-
-
-def _duplicate_lines(v: View) -> float:
-    return 1 - len(set(v.lines)) / len(v.lines) if len(v.lines) >= 4 else 0.0
-
-
-def _boilerplate_words(v: View) -> float:
-    if len(v.words) < 12:
-        return 0.0
-    pieces = [piece for line in v.lines for piece in re.split(r"(?<=[.!?|])\s+", line)]
-    return _share(sum(len(piece.split()) for piece in pieces if _BOILERPLATE.search(piece)), len(v.words))
-
-
-def _implausible_words(v: View) -> float:
-    words = [word.lower() for word in _LATIN_WORD.findall(v.text) if word[0] < "\u0250" and not word.isupper()]
-    return _share(sum(bool(_IMPLAUSIBLE.search(word)) for word in words), len(words)) if len(words) >= 4 else 0.0
-
-
-SCORES: dict[str, Callable[[View], float]] = {
-    "word_count": lambda v: float(len(v.words)),
-    "mean_word_length": lambda v: _share(sum(map(len, v.words)), len(v.words)),
-    "alphabetic_words": lambda v: _share(sum(any(c.isalpha() for c in word) for word in v.words), len(v.words)),
-    "symbol_ratio": lambda v: _share(v.text.count("#") + v.text.count("...") + v.text.count("…"), len(v.words)),
-    "bullet_lines": lambda v: _lines_that(v, lambda line: line.startswith(("-", "*", "•", "‣"))),
-    "ellipsis_lines": lambda v: _lines_that(v, lambda line: line.endswith(("...", "…"))) if len(v.lines) > 2 else 0.0,
-    "stop_words": _stop_words,
-    "duplicate_lines": _duplicate_lines,
-    "unique_words": _unique_words,
-    "top_word_pair": _top_word_pair,
-    "punctuated_lines": lambda v: _lines_that(v, lambda line: line.endswith((".", "!", "?", '"', "”", "。", "؟", "।", ":"))),
-    "boilerplate_words": _boilerplate_words,
-    "lorem_ipsum": lambda v: float("lorem ipsum" in v.text.lower()),
-    "implausible_words": _implausible_words,
-}
-
-
-def score(text: str, language: str = "en") -> dict[str, float]:
-    """All quality scores of a text, by rule name."""
-    seen = view(text, language)
-    return {name: round(function(seen), 6) for name, function in SCORES.items()}
-
-
-def judge(scores: Mapping[str, float], kind: str, rules: Mapping[str, Rule]) -> tuple[bool, str]:
-    """(True, "") or (False, the first rule that the scores break)."""
-    for name, rule in rules.items():
-        least, most = rule.limits(kind)
-        if (least is not None and scores[name] < least) or (most is not None and scores[name] > most):
-            return False, name
-    return True, ""
-
-
-def language_allowed(language: str, certainty: float, allowed: Sequence[str], policy: LanguagePolicy) -> tuple[bool, str]:
-    """Keep what is in an allowed language (an empty list allows all) and what the model is unsure about, such as code."""
-    if allowed and language not in allowed and certainty >= policy.minimum_score:
-        return False, "language_not_allowed"
-    return True, ""
-
-
-@cache
-def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(words, key=len, reverse=True))) + r")(?!\w)", re.I)
-
-
-def toxicity(texts: Sequence[str], policy: ToxicityPolicy) -> list[float]:
-    """How toxic the worst line of each text is: the probability of alt-profanity-check, 0 when the policy's two conditions do not hold."""
-    lines = [(i, line) for i, text in enumerate(texts) for line in _SPEAKER.sub("", text).split("\n") if line.strip()]
-    worst = [0.0] * len(texts)
-    if not lines:
-        return worst
-    predict_prob: Any = importlib.import_module("profanity_check").predict_prob
-    listed = _word_pattern(policy.words)
-    for (i, line), probability in zip(lines, predict_prob([line for _, line in lines]), strict=True):
-        if probability >= policy.certain or (probability >= policy.likely and listed.search(line)):
-            worst[i] = max(worst[i], round(float(probability), 6))
-    return worst
-
-
-def scan(documents: pa.Table, policy: QualityPolicy) -> list[dict[str, float]]:
-    """The scores of every document, in order, by one pass of the corpus engine (Daft, native runner)."""
-    import daft
-
-    names = [*SCORES, "toxicity"]
-    dtype = daft.DataType.struct({name: daft.DataType.float64() for name in names})
-
-    @daft.func.batch(return_dtype=dtype)
-    def scores_of(text: daft.Series, language: daft.Series, kind: daft.Series) -> Any:
-        texts, kinds = text.to_pylist(), kind.to_pylist()
-        judged = [i for i, k in enumerate(kinds) if k in policy.toxicity.kinds]
-        toxic = dict(zip(judged, toxicity([texts[i] for i in judged], policy.toxicity), strict=True))
-        return [
-            {**score(t, lang), "toxicity": toxic.get(i, 0.0)} for i, (t, lang) in enumerate(zip(texts, language.to_pylist(), strict=True))
-        ]
-
-    if not documents.num_rows:
-        return []
-    numbered = documents.select(["text", "language", "kind"]).append_column("at", pa.array(range(documents.num_rows), pa.int64()))
-    frame = daft.from_arrow(numbered)
-    frame = frame.select(daft.col("at"), scores_of(daft.col("text"), daft.col("language"), daft.col("kind")).alias("scores"))
-    return list(frame.to_arrow().sort_by("at")["scores"].to_pylist())
+def filter_batches(batches: Batches, policy: QualityPolicy) -> Iterator[pa.Table]:
+    """Tables of id, keep, reason and one float column per score, a row for every row that came in, in its order."""
+    corpus = survey(batches, policy.poison)
+    for table in batches():
+        verdicts = verdicts_of(table, policy, corpus)
+        columns = {
+            "id": table["id"],
+            "keep": pa.array([not reason for reason in verdicts.reasons], pa.bool_()),
+            "reason": pa.array(verdicts.reasons, pa.string()),
+        }
+        yield pa.table({**columns, **{name: _column(values) for name, values in verdicts.scores.items()}})
 
 
 def filter_documents(
     documents: pa.Table, day: str, policy: QualityPolicy, languages: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[pa.Table, pa.Table]:
-    """(kept documents with one float column per score, ledger); `languages` are the allowed ones per source.
-
-    The order is poison (quarantined), language, quality, toxicity (removed); a document is counted under the first that it breaks.
-    """
-    rows = documents.select(
-        [n for n in ("id", "uri", "row", "source", "kind", "language", "language_score") if n in documents.column_names]
-    ).to_pylist()
-    scores = scan(documents, policy)
-    poison = find_poison(documents, policy.poison)
-    keep: list[bool] = []
-    entries: list[Entry] = []
-    for row, found in zip(rows, scores, strict=True):
-        entry = _verdict(row, found, poison.get(row["id"]), (languages or {}).get(row["source"], ()), policy)
-        keep.append(entry is None)
-        entries += [entry] if entry else []
-    kept = documents.filter(pa.array(keep, pa.bool_()))
-    for name in (*SCORES, "toxicity"):
-        kept = kept.append_column(name, pa.array([s[name] for s, k in zip(scores, keep, strict=True) if k], pa.float64()))
+    """(kept documents with one float column per score, ledger); `languages` are the allowed ones per source."""
+    verdicts = verdicts_of(documents, policy, survey(lambda: iter([documents]), policy.poison), languages)
+    rows = documents.select(["id", "uri", "row", "language", "language_score"]).to_pylist()
+    entries = [_entry(row, at, verdicts, policy) for at, row in enumerate(rows) if verdicts.reasons[at]]
+    keep = np.array([not reason for reason in verdicts.reasons], np.bool_)
+    kept = documents.filter(pa.array(keep))
+    for name, values in verdicts.scores.items():
+        kept = kept.append_column(name, _column(values[keep]))
     return kept, ledger_table(day, entries)
 
 
-def _verdict(
-    row: Mapping[str, Any], scores: Mapping[str, float], poison: Finding | None, allowed: Sequence[str], policy: QualityPolicy
-) -> Entry | None:
-    """Why a document is not kept, or None."""
-    if poison and not (poison.rule == "trigger_phrase" and scores["toxicity"] > 0):
-        return Entry(row["id"], row["uri"], row["row"], STAGE, poison.rule, "quarantined", poison.score, poison.detail)
-    keep, rule = language_allowed(row["language"], row["language_score"], allowed, policy.language)
-    if not keep:
-        return Entry(row["id"], row["uri"], row["row"], STAGE, rule, "removed", row["language_score"], row["language"])
-    keep, rule = judge(scores, row["kind"], policy.rules)
-    if not keep:
-        return Entry(row["id"], row["uri"], row["row"], STAGE, rule, "removed", scores[rule], policy.rules[rule].source[:80])
-    if scores["toxicity"] > 0:
-        return Entry(row["id"], row["uri"], row["row"], STAGE, "toxic", "removed", scores["toxicity"], "")
-    return None
+def _column(values: Floats) -> Any:
+    return pa.array(np.round(values, 6), pa.float64(), from_pandas=True)
+
+
+def _entry(row: Mapping[str, Any], at: int, verdicts: Verdicts, policy: QualityPolicy) -> Entry:
+    rule = verdicts.reasons[at]
+    where = (row["id"], row["uri"], row["row"], STAGE, rule)
+    if rule in QUARANTINED:
+        return Entry(*where, "quarantined", verdicts.findings[at].score, verdicts.findings[at].detail)
+    if rule == "language_not_allowed":
+        return Entry(*where, "removed", row["language_score"], row["language"])
+    if rule == "toxic":
+        return Entry(*where, "removed", round(float(verdicts.scores["toxicity"][at]), 6), "")
+    return Entry(*where, "removed", round(float(verdicts.scores[rule][at]), 6), policy.rules[rule].source[:80])
+
+
+def verdicts_of(
+    table: pa.Table, policy: QualityPolicy, corpus: CorpusPoison, languages: Mapping[str, Sequence[str]] | None = None
+) -> Verdicts:
+    """Poison comes first, then language, quality and toxicity: a document counts under the first that it breaks."""
+    texts = [text or "" for text in table["text"].to_pylist()]
+    kinds = _strings(table, "kind")
+    found = {**corpus.findings(table), **_in_titles(table, policy)}
+    scores: dict[str, list[Floats]] = {name: [] for name in SCORES}
+    bias_terms = lexicon(tuple(word for words in policy.bias_terms.values() for word in words))
+    for first, last in _chunks(texts):
+        view = View(
+            [
+                _SPEAKER.sub("", text) if kind == "conversation" else text
+                for text, kind in zip(texts[first:last], kinds[first:last], strict=True)
+            ]
+        )
+        found |= {first + at: finding for at, finding in findings(view, policy.poison).items()}
+        part = {
+            **quality_scores(view),
+            "toxicity": toxicity(view, [kind not in policy.toxicity.exempt for kind in kinds[first:last]], policy.toxicity),
+            "bias_terms": bias_terms.counts(view).astype(np.float64),
+        }
+        for name, values in part.items():
+            scores[name].append(values)
+    whole = {name: np.concatenate(parts) if parts else np.zeros(len(texts)) for name, parts in scores.items()}
+    for at, finding in found.items():
+        whole[finding.rule][at] = finding.score
+    _forget_stop_words_of_others(whole["stop_words"], texts, kinds, _strings(table, "language"), policy)
+    reasons = judge(whole, kinds, policy.rules)
+    reasons = np.where((reasons == "") & (whole["toxicity"] > 0), "toxic", reasons)
+    if languages is not None:
+        reasons = np.where(_not_allowed(table, languages, policy.language), "language_not_allowed", reasons)
+    for at, finding in found.items():
+        if not (finding.rule == "trigger_phrase" and whole["toxicity"][at] > 0):
+            reasons[at] = finding.rule
+    return Verdicts(whole, reasons.tolist(), found)
+
+
+def scores_of(texts: Sequence[str]) -> dict[str, Floats]:
+    """The quality scores of plain texts."""
+    return quality_scores(View(texts))
+
+
+def _strings(table: pa.Table, name: str) -> list[str]:
+    if name not in table.column_names:
+        return [""] * table.num_rows
+    return [str(value or "") for value in table[name].to_pylist()]
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Runs of rows with some CHUNK characters, at least one row each."""
+    first, size = 0, 0
+    for at, text in enumerate(texts):
+        if at > first and size + len(text) > CHUNK:
+            yield first, at
+            first, size = at, 0
+        size += len(text)
+    if texts:
+        yield first, len(texts)
+
+
+def _in_titles(table: pa.Table, policy: QualityPolicy) -> dict[int, Finding]:
+    return findings(View(_strings(table, "title")), policy.poison) if "title" in table.column_names else {}
+
+
+def _forget_stop_words_of_others(
+    stop_words: Floats, texts: Sequence[str], kinds: Sequence[str], languages: Sequence[str], policy: QualityPolicy
+) -> None:
+    """English stop words say nothing about texts that are surely in another language: their score becomes null."""
+    rule = policy.rules.get("stop_words")
+    if rule is None:
+        return
+    few = [at for at, kind in enumerate(kinds) if (least := rule.limits(kind)[0]) is not None and stop_words[at] < least]
+    unknown = [at for at in few if not languages[at]]
+    guessed = dict(zip(unknown, identify([texts[at] for at in unknown]), strict=True))
+    for at in few:
+        language, certainty = guessed.get(at, (languages[at], 1.0))
+        if language not in ("en", "und") and certainty >= policy.language.minimum_score:
+            stop_words[at] = np.nan
+
+
+def judge(scores: Mapping[str, Floats], kinds: Sequence[str], rules: Mapping[str, Rule]) -> Any:
+    """The first rule that each document breaks, or "" (an array of strings); a score that is not a number breaks none."""
+    reasons = np.full(len(kinds), "", dtype=object)
+    of_kind = {kind: np.array([k == kind for k in kinds], np.bool_) for kind in set(kinds)}
+    for name, rule in reversed(list(rules.items())):
+        for kind, chosen in of_kind.items():
+            least, most = rule.limits(kind)
+            values = scores[name]
+            broken = np.zeros(len(kinds), np.bool_)
+            if least is not None:
+                broken |= values < least
+            if most is not None:
+                broken |= values > most
+            reasons[broken & chosen] = name
+    return reasons
+
+
+def _not_allowed(table: pa.Table, languages: Mapping[str, Sequence[str]], policy: LanguagePolicy) -> Bools:
+    rows = zip(*(table[name].to_pylist() for name in ("source", "language", "language_score")), strict=True)
+    return np.array([not language_allowed(code, score, languages.get(source, ()), policy) for source, code, score in rows], np.bool_)
+
+
+def language_allowed(language: str, certainty: float, allowed: Sequence[str], policy: LanguagePolicy) -> bool:
+    """Keep what is in an allowed language (an empty list allows all) and what the model is unsure about, such as code."""
+    return not allowed or language in allowed or certainty < policy.minimum_score

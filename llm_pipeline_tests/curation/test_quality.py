@@ -11,7 +11,20 @@ import pytest
 from llm_pipeline.config import load_yaml
 from llm_pipeline.curation.ledger import reconcile
 from llm_pipeline.curation.normalise import DOCUMENT_SCHEMA
-from llm_pipeline.curation.quality import POLICY, QualityPolicy, filter_documents, judge, language_allowed, load_policy, score, toxicity
+from llm_pipeline.curation.quality import (
+    POLICY,
+    QUARANTINED,
+    SCORES,
+    QualityPolicy,
+    filter_batches,
+    filter_documents,
+    judge,
+    language_allowed,
+    load_policy,
+    scores_of,
+)
+from llm_pipeline.curation.quality_view import View
+from llm_pipeline.curation.toxicity import toxicity
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.store import table_hash
 
@@ -24,9 +37,7 @@ def policy() -> QualityPolicy:
 
 
 def _reason(text: str, kind: str, policy: QualityPolicy) -> str:
-    keep, reason = judge(score(text), kind, policy.rules)
-    assert keep == (reason == "")
-    return reason
+    return str(judge(scores_of([text]), [kind], policy.rules)[0])
 
 
 @pytest.mark.parametrize(
@@ -49,7 +60,8 @@ def _reason(text: str, kind: str, policy: QualityPolicy) -> str:
             "boilerplate_words",
         ),
         ("Home Products Branches Careers\nPress Contact Team Offices\nShop Map Help News", "web", "punctuated_lines"),
-        ("same line again.\n" * 4 + "other line.", "note", "duplicate_lines"),
+        ("same line again.\n" * 4 + "other line.", "", "word_count"),
+        ("same line again.\n" * 4 + "one other line.", "note", "duplicate_lines"),
     ],
 )
 def test_rules_say_why(text: str, kind: str, reason: str, policy: QualityPolicy) -> None:
@@ -68,9 +80,9 @@ def test_an_unknown_rule_is_refused_with_the_near_name(tmp_path: Path) -> None:
 
 
 def test_languages(policy: QualityPolicy) -> None:
-    assert language_allowed("de", 0.9, ["en"], policy.language) == (False, "language_not_allowed")
-    assert language_allowed("de", 0.9, [], policy.language) == (True, "")
-    assert language_allowed("fr", 0.2, ["en"], policy.language) == (True, "")
+    assert not language_allowed("de", 0.9, ["en"], policy.language)
+    assert language_allowed("de", 0.9, [], policy.language)
+    assert language_allowed("fr", 0.2, ["en"], policy.language)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -80,9 +92,10 @@ def test_toxic_turns_are_found_and_innocent_senses_are_not(policy: QualityPolicy
         "Customer: I want to kill the process of my transfer.\nAgent: Sure.",
         "Scunthorpe and Essex are in the classic assessment of cocktail bars.",
     ]
-    scores = toxicity(texts, policy.toxicity)
+    scores = toxicity(View(texts), [True] * 3, policy.toxicity)
     assert scores[0] >= 0.6
-    assert scores[1:] == [0.0, 0.0]
+    assert scores[1:].tolist() == [0.0, 0.0]
+    assert toxicity(View(texts), [False] * 3, policy.toxicity).tolist() == [0.0] * 3
 
 
 def _documents(rows: list[tuple[str, str, str]]) -> pa.Table:

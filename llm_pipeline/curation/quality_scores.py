@@ -1,0 +1,190 @@
+"""The quality scores of many texts at once; what each is for, its limits and its source stand in data/policies/quality.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llm_pipeline.curation.quality_lexicon import Lexicon
+from llm_pipeline.curation.quality_repetition import REPEATED, TOP, duplicate_pieces, repetition_scores, share
+from llm_pipeline.curation.quality_view import (
+    CONSONANT,
+    LETTER,
+    PLAIN_VOWEL,
+    SELDOM,
+    TERMINAL,
+    UPPER,
+    VOWEL,
+    Bools,
+    Floats,
+    Ints,
+    Segments,
+    View,
+)
+
+NAMES = (
+    *("word_count", "mean_word_length", "alphabetic_words", "symbol_ratio", "bullet_lines", "ellipsis_lines", "stop_words"),
+    *("duplicate_lines", "duplicate_line_characters", "duplicate_paragraphs", "duplicate_paragraph_characters"),
+    *(f"top_{n}_gram" for n in TOP),
+    *(f"duplicate_{n}_grams" for n in REPEATED),
+    *("unique_words", "sentences", "curly_brackets", "lorem_ipsum", "punctuated_lines", "short_lines", "newlines"),
+    *("boilerplate_words", "implausible_words"),
+)
+SOME_LINES = 4
+"""Lines from which on the share of repeated ones means something."""
+SHORT_LINE = 30
+"""FineWeb's: characters of a line that is short."""
+_STOP_WORDS = Lexicon(("the", "be", "to", "of", "and", "that", "have", "with"))
+_LOREM = Lexicon(("lorem ipsum",))
+_NO_SENTENCE = Lexicon(
+    ("javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
+)
+_BOILERPLATE = Lexicon(
+    (
+        *(f"{verb} cookies" for verb in ("use", "uses", "store", "stores", "our", "accept", "all", "reject")),
+        *("cookie policy", "cookie settings", "cookie preferences", "cookies help", "cookies on your", "use of cookies"),
+        *("terms of use", "terms of service", "privacy policy", "privacy notice", "all rights reserved", "javascript", "sitemap"),
+        *("subscribe to", "newsletter", "copyright", "imprint", "log in", "login", "sign up", "back to top", "share this page"),
+        *("print this page", "follow us", "skip to content", "skip to main content", "accept all", "manage preferences"),
+    )
+)
+_BULLETS = np.array([ord(c) for c in "-*•‣"], np.uint32)
+_ENDS = np.array([ord(c) for c in ".!?…。！？؟।"], np.uint32)
+_PIECE_ENDS = np.array([ord(c) for c in ".!?|"], np.uint32)
+_RARE_PAIRS = ("qj", "qz", "jq", "zx", "xz", "vq", "qv", "jx", "xj", "wq", "qx", "zq", "vj", "jz")
+
+
+def quality_scores(view: View) -> dict[str, Floats]:
+    """Every score of NAMES, one value per text."""
+    words, lines = view.words, view.lines
+    number, line_number = view.per_document(words.doc), view.per_document(lines.doc)
+    line_shares = duplicate_pieces(view, lines)
+    paragraph_shares = duplicate_pieces(view, view.paragraphs)
+    ends = view.codes[lines.end - 1]
+
+    sentence_end = _ends_sentence(view)
+
+    def of_lines(chosen: Bools) -> Floats:
+        return share(view.per_document(lines.doc[chosen]), line_number)
+
+    ellipsis = (ends == ord("…")) | _ends_with_dots(view, lines)
+    scores = {
+        "word_count": number,
+        "mean_word_length": share(view.per_document(words.doc, words.length), number),
+        "alphabetic_words": share(view.per_document(words.doc[_with_any(view.is_a(LETTER), words)]), number),
+        "symbol_ratio": share(np.maximum(_characters(view, "#"), _characters(view, "…") + _triple_dots(view)), number),
+        "bullet_lines": of_lines(np.isin(view.codes[lines.start], _BULLETS)),
+        "ellipsis_lines": of_lines(ellipsis),
+        "stop_words": _STOP_WORDS.present(view).astype(np.float64),
+        "duplicate_lines": line_shares[0] * (line_number >= SOME_LINES),
+        "duplicate_line_characters": line_shares[1],
+        "duplicate_paragraphs": paragraph_shares[0],
+        "duplicate_paragraph_characters": paragraph_shares[1],
+        **repetition_scores(view),
+        "sentences": _sentences(view, sentence_end, ~ellipsis),
+        "curly_brackets": _characters(view, "{") + _characters(view, "}"),
+        "lorem_ipsum": _LOREM.counts(view).astype(np.float64),
+        "punctuated_lines": np.where(
+            line_number == 1, view.per_document(words.doc[sentence_end]) > 0, of_lines(view.is_a(TERMINAL)[lines.end - 1])
+        ),
+        "short_lines": of_lines(lines.length <= SHORT_LINE),
+        "newlines": share(_characters(view, "\n") - 1, number),
+        "boilerplate_words": _boilerplate_words(view, number),
+        "implausible_words": _implausible_words(view),
+    }
+    return {name: scores[name] for name in NAMES}
+
+
+def _characters(view: View, character: str) -> Floats:
+    return view.per_document(view.documents_at(np.flatnonzero(view.codes == ord(character))))
+
+
+def _with_any(mask: Bools, pieces: Segments) -> Bools:
+    """Which pieces have a character that is marked."""
+    upto = np.zeros(len(mask) + 1, np.int32)
+    np.cumsum(mask, out=upto[1:])
+    return upto[pieces.end] > upto[pieces.start]
+
+
+def _ends_with_dots(view: View, lines: Segments) -> Bools:
+    dots = view.codes == ord(".")
+    return (lines.length >= 3) & dots[lines.end - 1] & dots[lines.end - 2] & dots[lines.end - 3]
+
+
+def _triple_dots(view: View) -> Floats:
+    """How often `...` stands in a document, six dots counted twice."""
+    change = np.diff((view.codes == ord(".")).astype(np.int8), prepend=0, append=0)
+    start, end = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
+    return view.per_document(view.documents_at(start), (end - start) // 3)
+
+
+def _words_of(view: View, positions: Ints) -> Ints:
+    """The word in which a character stands."""
+    return np.searchsorted(view.words.start, positions, side="right") - 1
+
+
+def _ends_sentence(view: View) -> Bools:
+    """Which words have a sentence end, at most a quote or bracket behind it."""
+    words = view.words
+    return np.isin(view.codes[words.end - 1], _ENDS) | (np.isin(view.codes[words.end - 2], _ENDS) & (words.length > 1))
+
+
+def _sentences(view: View, sentence_end: Bools, wanted: Bools) -> Floats:
+    """Sentences in the lines that C4 retains: five words and more, ended by a sentence end or quote, without policy or script words.
+
+    A text of one line is a passage, not a page: it has no such number.
+    """
+    words, lines = view.words, view.lines
+    line_of_word = np.searchsorted(lines.start, words.start, side="right") - 1
+    wanted = wanted & view.is_a(TERMINAL)[lines.end - 1] & (np.bincount(line_of_word, minlength=len(lines)) >= 5)
+    first, _ = _NO_SENTENCE.find(view)
+    wanted[line_of_word[_words_of(view, view.tokens.start[first])]] = False
+    number = view.per_document(words.doc[sentence_end & wanted[line_of_word]])
+    return np.where(view.per_document(lines.doc) > 1, number, np.nan)
+
+
+def _boilerplate_words(view: View, number: Floats) -> Floats:
+    """Share of the words in sentences (or menu entries between bars) with a phrase of page furniture; from twelve words on."""
+    words = view.words
+    first, _ = _BOILERPLATE.find(view)
+    if not len(first):
+        return np.zeros(view.count)
+    new = np.append(True, np.isin(view.codes[words.end[:-1] - 1], _PIECE_ENDS))
+    new[view.words.start.searchsorted(view.lines.start)] = True
+    piece = np.cumsum(new) - 1
+    marked = np.zeros(piece[-1] + 1, np.bool_)
+    marked[piece[_words_of(view, view.tokens.start[first])]] = True
+    return share(view.per_document(words.doc[marked[piece]]), number) * (number >= 12)
+
+
+def _implausible_words(view: View) -> Floats:
+    """Share of the Latin words (four letters and more, not all capitals) that no language writes: from four words on."""
+    tokens = view.tokens
+    latin = (tokens.length >= 4) & (view.codes[tokens.start] < 0x250)
+    latin &= ~_with_any(~view.is_a(LETTER), tokens) & _with_any(~view.is_a(UPPER), tokens)
+    strange = ~_with_any(view.is_a(VOWEL), tokens)
+    for positions in (_runs_of(view.is_a(CONSONANT), 6), _runs_of(view.is_a(PLAIN_VOWEL), 5), _rare_pairs(view)):
+        strange[np.searchsorted(tokens.start, positions, side="right") - 1] = True
+    number = view.per_document(tokens.doc[latin])
+    return share(view.per_document(tokens.doc[latin & strange]), number) * (number >= 4)
+
+
+def _runs_of(mask: Bools, length: int) -> Ints:
+    """Where `length` marked characters in a row begin."""
+    run = mask
+    for _ in range(length - 1):
+        run = run[:-1] & mask[len(mask) - len(run) + 1 :]
+    return np.flatnonzero(run)
+
+
+def _rare_pairs(view: View) -> Ints:
+    """Where a pair of letters begins that stands in hardly any word."""
+    seldom = view.is_a(SELDOM)
+    at = np.flatnonzero(seldom[:-1] | seldom[1:])
+    pairs = (view.codes[at] | 0x20).astype(np.int64) << 21 | (view.codes[at + 1] | 0x20)
+    return at[np.isin(pairs, [ord(pair[0]) << 21 | ord(pair[1]) for pair in _RARE_PAIRS])]
+
+
+def scores_of(texts: Sequence[str]) -> dict[str, Floats]:
+    return quality_scores(View(texts))

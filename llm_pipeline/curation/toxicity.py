@@ -1,0 +1,68 @@
+"""Abuse by a bundled model (alt-profanity-check: TF-IDF and a calibrated linear SVM) that is asked only where an abusive word stands."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from llm_pipeline.curation.quality_lexicon import Lexicon, lexicon
+from llm_pipeline.curation.quality_policy import ToxicityPolicy
+from llm_pipeline.curation.quality_view import Floats, View
+
+_LONG_LINE = 200
+"""Characters from which on a line is judged sentence by sentence: in a long one the model loses the abuse among the rest."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def toxicity(view: View, judged: Sequence[bool], policy: ToxicityPolicy) -> Floats:
+    """How toxic the worst line of each judged text is, 0 for what is not.
+
+    A line is toxic where a listed word stands in it and the model finds the line at least `likely` abusive, or where a word that the model
+    finds `likely` by itself stands in it and it is `certain` of the line.
+    """
+    worst = np.zeros(view.count)
+    listed, telling = lexicon(policy.words), _telling_words(policy.likely)
+    lines = view.lines
+    has = [
+        np.isin(np.arange(len(lines)), np.searchsorted(lines.end, view.tokens.start[words.find(view)[0]], "right"))
+        for words in (listed, telling)
+    ]
+    asked = (has[0] | has[1]) & np.asarray(judged, np.bool_)[lines.doc]
+    pieces = [
+        (at, piece) for at in np.flatnonzero(asked).tolist() for piece in _pieces(view.text_of(int(lines.start[at]), int(lines.end[at])))
+    ]
+    if not pieces:
+        return worst
+    pattern = _pattern(policy.words)
+    for (at, piece), probability in zip(pieces, _model().predict_prob([piece for _, piece in pieces]), strict=True):
+        if probability >= policy.certain or (probability >= policy.likely and pattern.search(piece)):
+            worst[lines.doc[at]] = max(worst[lines.doc[at]], float(probability))
+    return worst
+
+
+def _pieces(line: str) -> list[str]:
+    return [line] if len(line) < _LONG_LINE else _SENTENCE_END.split(line)
+
+
+@cache
+def _model() -> Any:
+    return importlib.import_module("profanity_check.profanity_check")
+
+
+@cache
+def _telling_words(likely: float) -> Lexicon:
+    """The words of the model's vocabulary that it calls abusive by themselves."""
+    vocabulary = _model().vectorizer.get_feature_names_out().tolist()
+    return Lexicon(
+        tuple(word for word, probability in zip(vocabulary, _model().predict_prob(vocabulary), strict=True) if probability >= likely)
+    )
+
+
+@cache
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(words, key=len, reverse=True))) + r")(?!\w)", re.I)
