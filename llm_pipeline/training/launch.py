@@ -135,7 +135,8 @@ def worker_env(recipe: SftRecipe, *, online: bool = False) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if recipe.device == "cpu":
-        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        env.pop("ACCELERATE_USE_CPU", None)  # with it Accelerate silently trains without DeepSpeed
     if not online:
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return env

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pipeline.config import load
-from llm_pipeline.errors import PipelineError
+from llm_pipeline.errors import PipelineError, TrainingError
 from llm_pipeline.store import read_jsonl, write_atomically
 from llm_pipeline.training.checkpoints import last_complete, remove_incomplete, step_of
 from llm_pipeline.training.data import Collator, columns, encode_all, pack
@@ -134,6 +134,8 @@ def make_trainer(job: Job, report: Report, interrupt: Interrupt) -> Any:
         data_collator=Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id),
         peft_config=lora,
     )
+    if bool(recipe.zero_stage) != trainer.is_deepspeed_enabled:
+        raise TrainingError(f"zero_stage {recipe.zero_stage}, but Accelerate chose {trainer.accelerator.distributed_type}")
     trainer.add_callback(Watch(report, interrupt, tokens / len(rows) * recipe.batch_size))
     return trainer
 
