@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llm_pipeline.curation.pii.context import AFTER, BEFORE, Context
-from llm_pipeline.curation.pii.windows import Finder, Found
+from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _MONTH = (
     r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|J[aä]nner|Mär|Mai|Okt|Dez|janv|févr|mars|avr|juin|juil|août|déc|ene|enero|abr|ago"
@@ -24,7 +24,7 @@ _WORDS = (
     "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, född, født"
 )
 _CONTEXT = Context({"birth": _WORDS})
-_ANCHOR = "(?i)born|birth|d[.]?o[.]?b|geb|née?|nac[ií]|naiss|nascit|nat[oa]|nasci|urodz|född|født"
+_ANCHOR = cased("born|birth|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|nac|nasci|nat|urodz|född|født").replace(".", "[.]")
 
 
 def birth_finder() -> Finder:

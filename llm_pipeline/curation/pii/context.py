@@ -11,7 +11,7 @@ _AFTERWARDS = 20
 _DENIED = 20
 """A word like "order" speaks of the value within so many characters, and hides what stands before it."""
 _WORD = re.compile(r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]|([^\W\d_]+)")
-"""A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look."""
+"""A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look. Nor is a word in mIxEd case."""
 OTHER = "#"
 """The topic of words that say a number is no one's."""
 _OTHERS = (
@@ -61,7 +61,8 @@ class Context:
         """Topics of each phrase and where it ends."""
         words: list[str] = []
         for match in _WORD.finditer(text, low, high):
-            words.append((match[1] or "").lower())
+            word = match[1] or ""
+            words.append(word.lower() if word[1:].islower() or word.isupper() or len(word) == 1 else "")
             if words[-1] in self._last_words:
                 phrases = (" ".join(words[-n:]) for n in (1, 2, 3))
                 yield set[str]().union(*(self._topics[phrase] for phrase in phrases if phrase in self._topics)), match.end()

@@ -13,10 +13,11 @@ from importlib import import_module
 
 from llm_pipeline.curation.pii import validators
 from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context
-from llm_pipeline.curation.pii.windows import Finder, Found
+from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _LEFT, _RIGHT = r"(?<![\w.$€£+-])", r"(?![\w%-]|[.,:][0-9])"
 _DATE = re.compile(r"(?:19|20)\d\d([-/. ])\d{1,2}\1\d{1,2}|\d{1,2}([-/. ])\d{1,2}\2(?:19|20)\d\d")
+_DIGIT = re.compile("[0-9]")
 _NUMBER = r"[0-9](?:[ ().,/+–-]{0,2}[A-Za-z]?[0-9]){5,}"
 
 
@@ -216,7 +217,7 @@ NAMED = (
         "DRIVER_LICENCE",
         r"[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|[0-9]{2,4}(?:[ -][0-9]{2,4}){1,4}|[A-Z0-9]{5,18}",
         "driver license, drivers license, driver s license, driving license, driver licence, drivers licence, driver s licence, driving licence, "
-        "license number, licence number, license no, licence no, dl, dl number, dln, führerschein, führerscheinnummer, permis, "
+        "license number, licence number, license no, licence no, dl, dl number, dln, führerschein, führerscheinnummer, "
         "permis de conduire, permiso de conducir, carnet de conducir, patente, rijbewijs",
         _any,
         surest=0.93,
@@ -225,11 +226,21 @@ NAMED = (
 """Numbers with so few digits that only the words beside them show where they are."""
 
 
+_NAMED = cased(
+    "passport|passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|dl|dln|führerschein|permis de|permiso de"
+    "|carnet de|patente|rijbewijs"
+)
+_PLAIN = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+")
+
+
+def _worth(value: str) -> bool:
+    return _DATE.fullmatch(value) is None and _PLAIN.fullmatch(value) is None
+
+
 def identifier_finders() -> list[Finder]:
-    named = "|".join(sorted({word for kind in NAMED for word in re.findall(r"\w{3,}|dln?", kind.words)} - {"number", "driver", "drivers"}))
     return [
-        Finder(_NUMBER, _finder(IDENTIFIERS), before=24, after=16),
-        Finder(f"(?i){named}", _finder(NAMED), before=AFTER + 24, after=BEFORE + 40),
+        Finder(_NUMBER, _finder(IDENTIFIERS), before=24, after=16, worth=_worth),
+        Finder(_NAMED, _finder(NAMED), before=AFTER + 24, after=BEFORE + 40),
     ]
 
 
@@ -238,6 +249,8 @@ def _finder(kinds: Sequence[Identifier]) -> Callable[[str, int, int], Iterator[F
     lonely = [kind for kind in kinds if kind.alone]
 
     def find(text: str, low: int, high: int) -> Iterator[Found]:
+        if not _DIGIT.search(text, low, high):
+            return
         topics = context.topics(text, low, high)
         for kind in kinds if topics else lonely:
             if not (kind.alone or kind.name in topics):

@@ -6,34 +6,33 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from llm_pipeline.curation.pii.gazetteer import common_words, names, place_words, usual_first_names
-from llm_pipeline.curation.pii.windows import Finder, Found
+from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶĹĽŁŃŇŌŐŘŚŞŠŢŤŪŮŰŹŻŽȘȚ"
 _NAME = rf"[{_UPPER}]\w*(?:['’-]\w+)*"
 _PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|ter|ten|zu|af|av|Mc|O')"
 _RUN = re.compile(rf"(?<![\w'’\[@/.#-])(?<!\b[A-Z]\. ){_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE}(?= )|{_NAME})){{1,7}}(?![\w@\[])")
-_TITLES = r"(?:mr|mrs|ms|miss|mx|dr|prof|professor|sir|madam|lord|lady|herr|frau|madame|monsieur|mme|señora?|sra?|sig\.?ra?|dhr|mevr)"
-_TITLE = re.compile(
-    rf"(?<!\w)(?i:{_TITLES})\b(?:\.(?: |(?=[A-Z]))| )(?P<v>{_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE} {_NAME}|{_NAME})){{0,3}})"
+_TITLES = cased(
+    "mr|mrs|ms|miss|mx|dr|prof|professor|sir|madam|lord|lady|herr|frau|madame|monsieur|mme|señor|señora|sr|sra|sig|sig.ra|dhr|mevr"
 )
-_STATED = (
-    r"name|i am called|account holder|holder|beneficiary|payee|speak (?:to|with)|spoke (?:to|with)|speaking (?:to|with)|signed(?: by)?|"
-    r"on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|cognome|"
-    r"naam|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo"
+_TITLE = re.compile(rf"(?<!\w)(?:{_TITLES})\b(?:\.(?: |(?=[A-Z]))| )(?P<v>{_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE} {_NAME}|{_NAME})){{0,3}})")
+_STATED = cased(
+    "name|i am called|account holder|holder|beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|signed by|"
+    "on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|cognome|"
+    "naam|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo"
 )
 _LINK = r"(?: is|['\"]?:|,|=| -|\.)?[ '\"\n]{0,2}"
-_SELF = r"name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:"
+_SELF = cased("name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
 _REST = rf"(?: [{_UPPER}]\.)?(?: {_NAME}){{0,2}}"
-_INTRODUCTION = re.compile(rf"(?<![^\W_])(?i:{_STATED}){_LINK}(?P<v>{_NAME}{_REST})")
-_SAID = re.compile(rf"(?<!\w)(?i:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,2}})")
-_GREETINGS = (
-    "hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening"
+_INTRODUCTION = re.compile(rf"(?<![^\W_])(?:{_STATED}){_LINK}(?P<v>{_NAME}{_REST})")
+_SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,2}})")
+_SURE = cased(
+    "hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|"
+    "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbour|neighbor|assistant|uncle|"
+    "aunt|cousin"
 )
-_KIN = "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbou?r|assistant|uncle|aunt|cousin"
-_TOWARDS = "ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc"
-_BEFORE = re.compile(
-    rf"(?<!\w)(?i:(?P<sure>{_GREETINGS}|{_KIN})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{_NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)"
-)
+_TOWARDS = cased("ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc")
+_BEFORE = re.compile(rf"(?<!\w)(?:(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{_NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)")
 _VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
 _AFTER = re.compile(
     rf"(?<![\w'’\[@/.#-])(?P<v>{_NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|going))\b"
@@ -46,14 +45,23 @@ _SUFFIXES = frozenset(
 def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]:
     """Finders for the name lists of `locales`; a name that holds a word of `never` (the domain's capitalised words) does not count."""
     judge = _Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
-    names_anchor = rf"[{_UPPER}][\w'’-]* (?:[{_UPPER}][.]? |[a-zO][\w']{{1,4}} )?[{_UPPER}]"
+    upper = "[A-ZÀ-Ž]"
+    letters = "[A-Za-zÀ-ž0-9_'’-]"
+    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{_PARTICLE}) |{upper}{letters}*))+"
+    titled = "|".join(f"{title}{end}" for title in _TITLES.replace(".", "[.]").split("|") for end in ("[.]", " "))
     return [
-        Finder(names_anchor, judge.full, before=6, after=72),
-        Finder(rf"(?i){_TITLES}[. ]", judge.titled, before=2, after=90),
-        Finder(rf"(?i:{_STATED}){_LINK}[{_UPPER}]", judge.introduced(_INTRODUCTION), before=4, after=90),
-        Finder(f"(?i:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
-        Finder(rf"(?i:{_GREETINGS}|{_KIN}|{_TOWARDS})[,:]?[ \n]+[{_UPPER}]", judge.greeted, before=2, after=40),
-        Finder(rf"[{_UPPER}][\w'’-]+ (?:{_VERBS}|and I|is|was|has|will|can|could|would)", judge.acting, before=2, after=24),
+        Finder(run, judge.full, before=8, after=8, worth=judge.holds_first),
+        Finder(titled, judge.titled, before=10, after=90),
+        Finder(rf"(?:{_STATED}){_LINK}{upper}", judge.introduced(_INTRODUCTION), before=4, after=90),
+        Finder(f"(?:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
+        Finder(rf"(?:(?:{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*", judge.greeted, before=2, after=40, worth=judge.ends_in_first),
+        Finder(
+            rf"{upper}{letters}+ (?:{_VERBS}|and I|is|was|has|will|can|could|would) ",
+            judge.acting,
+            before=2,
+            after=24,
+            worth=judge.starts_alone,
+        ),
     ]
 
 
@@ -81,6 +89,15 @@ class _Judge:
         """A word nobody lists, but that may be a last name: capitalised, no common word, no place, no acronym."""
         lower = re.sub(r"['’]s$", "", word.lower())
         return len(word) > 2 and not word.isupper() and word.isalpha() and lower not in self.common and lower not in self.places
+
+    def holds_first(self, value: str) -> bool:
+        return any(map(self.is_first, value.replace("'s", "").replace("’s", "").split(" ")))
+
+    def ends_in_first(self, value: str) -> bool:
+        return self.is_first(re.split(r"[ \n]", re.sub(r"['’]s$", "", value))[-1])
+
+    def starts_alone(self, value: str) -> bool:
+        return self.is_alone(value.split(" ", 1)[0])
 
     def full(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A first name and what may be a last name inside a run of capitalised words; other words before and after do not belong to it."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from llm_pipeline.curation.pii.gazetteer import names, street_prefixes, street_suffixes
-from llm_pipeline.curation.pii.windows import Finder, Found
+from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _UP = "[A-ZÀ-ÖØ-ÞŁŚŻŹĆ]"
 _CITY = rf"(?:St\. )?{_UP}[\w'’]+(?:[ -](?:{_UP}[\w'’]+|am|an|der|de|la|upon|on|sur|del|di|in|do)){{0,3}}(?: \([A-Z]{{2}}\))?"
@@ -31,7 +31,7 @@ _GERMAN = (
     "|vejen|gade|katu|tie|ring|pad"
 )
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
-_FRENCH = "rue|avenue|boulevard|chemin|place|allée|impasse|quai|cours|route|square"
+_FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")
 
 
 def place_finders(locales: Sequence[str]) -> list[Finder]:
@@ -45,10 +45,10 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo|Appartamento|Esc\.|bus|/) ?[0-9A-Z]*\b)?(?:{_TAIL}|{_TOWN})"
     joined = re.compile(rf"(?<![\w-]){_UP}[\w.-]*(?:{_GERMAN}|(?:-| )(?:{_APART})) [0-9]{{1,4}}(?:[a-zA-Z]|[/-][0-9]+)?(?![\w.]){post}")
     french = re.compile(
-        rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?i:{_FRENCH}) "
+        rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?:{_FRENCH}) "
         rf"(?:(?:de la|de l'|de|du|des|d'|l'|la|le) ?)?{_UP}[\w'’-]+(?:[ -]{_UP}[\w'’-]+){{0,3}}{post}"
     )
-    unnumbered = re.compile(rf"(?<!\w)(?i:{_FRENCH}) (?:(?:de la|de|du|des|la|le) )?{_CITY},?\s[0-9]{{5}} {_CITY}")
+    unnumbered = re.compile(rf"(?<!\w)(?:{_FRENCH}) (?:(?:de la|de|du|des|la|le) )?{_CITY},?\s[0-9]{{5}} {_CITY}")
     military = re.compile(rf"(?:(?:{_CITY}|PSC [0-9]+|Unit [0-9]+)(?:,? Box [0-9]+)?,? )?\b[AFD]PO A[AEP] [0-9]{{5}}(?:-[0-9]{{4}})?\b")
     southern = re.compile(
         rf"(?<!\w)(?:{romance}) "
@@ -58,14 +58,14 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     return [
         Finder(rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}})?[A-Za-z]?,?\s(?:[NSEW][.]? )?[{_UP[1:-1]}0-9]", _english(english, locales), 28, 190),
         _finder("street_joined", joined, rf"(?:{_GERMAN}|{_APART}) [0-9]"),
-        _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?i:{_FRENCH}) "),
-        _finder("street_fr_post", unnumbered, rf"(?i:{_FRENCH}) ", 0.8),
+        _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) "),
+        _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.8),
         _finder("military", military, "PO A[AEP] [0-9]{5}"),
-        _finder("street_south", southern, f"(?:{romance}) "),
+        _finder("street_south", southern, f"(?:{romance}) (?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}"),
         _finder("street_pl", polish, rf"(?:ul[.]|ulica|aleja|al[.]|pl[.]) {_UP}"),
         _finder(
             "post_box",
-            re.compile(r"\b(?:P\.? ?O\.? Box|Postfach|Apartado|Postbus) [0-9]{1,6}\b", re.I),
+            re.compile(r"\b(?:(?:P\.? ?O\.?|Post Office|p\.? ?o\.?) (?:Box|BOX|box)|Postfach|Apartado|Postbus) [0-9]{1,6}\b", re.I),
             "(?i)(?:box|fach|tado|bus) [0-9]",
             0.8,
         ),

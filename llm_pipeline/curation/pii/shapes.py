@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from llm_pipeline.curation.pii import validators
 from llm_pipeline.curation.pii.context import OTHER, Context
-from llm_pipeline.curation.pii.windows import Finder, Found
+from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _TOKENS = {
     "anthropic": r"sk-ant-[A-Za-z0-9_-]{20,120}",
@@ -31,7 +31,6 @@ _TOKENS = {
 _TOKEN = "|".join(_TOKENS.values())
 _TOKEN_ANCHOR = re.sub(r"\{([0-9]+),[0-9]+\}", r"{\1}", _TOKEN)
 """The shortest form of each, which Rust compiles small."""
-_SECRET_WORDS = "api[ _-]?key|access[ _-]?(?:key|token)|secret|auth[a-z]{0,10}[ _-]?token|bearer|token|password|passwd|credential"
 _SECRETS = Context(
     {
         "secret": "api key, apikey, access key, accesskey, access token, secret, secret key, auth token, bearer, token, password, passwd, "
@@ -82,7 +81,14 @@ def shape_finders() -> list[Finder]:
         ),
         _shape("token", "API_KEY", rf"(?<![\w-])(?:{_TOKEN})", _TOKEN_ANCHOR, validators.token, reach=7200),
         _shape("private_key", "API_KEY", _PEM, "PRIVATE KEY", reach=8200),
-        Finder(f"(?i){_SECRET_WORDS}", _secrets, before=230, after=290),
+        Finder(
+            cased(
+                "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|credential"
+            ),
+            _secrets,
+            before=230,
+            after=290,
+        ),
         Finder("bc1|BC1|tb1|ltc1|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{25}", _wallets, before=100, after=120),
         Finder("[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=4, after=90),
     ]

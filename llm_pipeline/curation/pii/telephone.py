@@ -39,7 +39,11 @@ def phone_finder(regions: Sequence[str]) -> Finder:
             if score:
                 yield match.start(), match.end(), score, "PHONE", "phone"
 
-    return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16)
+    return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16, worth=_worth)
+
+
+def _worth(value: str) -> bool:
+    return _DATE.fullmatch(value) is None and sum(map(str.isdigit, value)) >= 7
 
 
 def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
@@ -56,11 +60,11 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
         return 0.75 if OTHER not in near else 0.0
     if "phone" in near:
         return 0.82 - near["phone"] / 1000
-    valid = OTHER not in near and any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions)
-    if "number" in near:
-        return 0.6 if valid and "/" not in number else 0.0
-    separated = re.search(r"[ .-]", number) is not None and "/" not in number
-    return 0.75 if valid and separated and number.startswith("0") and len(digits) >= 9 else 0.0
+    trunk = number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number) is not None
+    if "/" in number or OTHER in near or not ("number" in near or trunk):
+        return 0.0
+    valid = any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions)
+    return (0.75 if trunk else 0.6) if valid else 0.0
 
 
 def _accepted(number: str, region: str | None, judge: object) -> bool:

@@ -27,6 +27,8 @@ class Finder:
     find: Callable[[str, int, int], Iterator[Found]]
     before: int = 80
     after: int = 80
+    worth: Callable[[str], bool] | None = None
+    """A cheap look at the matched string that spares the window where it can hold nothing."""
 
 
 def windows(finder: Finder, texts: Sequence[str], series: pl.Series) -> Iterator[tuple[int, int, int]]:
@@ -36,13 +38,21 @@ def windows(finder: Finder, texts: Sequence[str], series: pl.Series) -> Iterator
         for value in matched:
             start = text.index(value, at)
             at = start + len(value)
+            if finder.worth and not finder.worth(value):
+                continue
             low, high = max(0, start - finder.before), min(len(text), at + finder.after)
             if low > open_window[1] >= 0:
                 yield i, *open_window
                 open_window = (low, high)
             else:
                 open_window = (open_window[0] if open_window[1] >= 0 else low, high)
-        yield i, *open_window
+        if open_window[1] >= 0:
+            yield i, *open_window
+
+
+def cased(words: str) -> str:
+    """The words (separated by |) in lower case, with a capital, and in capitals: as plain literals Rust finds them ten times faster than (?i)."""
+    return "|".join(dict.fromkeys(form for word in words.split("|") for form in (word, word[:1].upper() + word[1:], word.upper())))
 
 
 def _matches(anchor: str, texts: Sequence[str], series: pl.Series) -> Iterator[tuple[int, list[str]]]:
