@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from llm_pipeline.curation.poison import PoisonPolicy, findings, hidden_instruction, hidden_unicode, homoglyphs
+from llm_pipeline.curation.poison import PoisonPolicy, hidden_instruction, hidden_unicode
 from llm_pipeline.curation.poison_triggers import find_triggers
 from llm_pipeline.curation.quality import load_policy
-from llm_pipeline.curation.quality_view import View
 from llm_pipeline.curation.support.world import PRODUCT_TYPES, REFUSAL, build_world
 
 

@@ -13,10 +13,7 @@ from llm_pipeline.curation.ledger import reconcile
 from llm_pipeline.curation.normalise import DOCUMENT_SCHEMA
 from llm_pipeline.curation.quality import (
     POLICY,
-    QUARANTINED,
-    SCORES,
     QualityPolicy,
-    filter_batches,
     filter_documents,
     judge,
     language_allowed,
