@@ -1,9 +1,9 @@
 """Documents that hold an evaluation question are found, so that no model is trained on what it will be asked.
 
-Method: overlap of word n-grams (Brown et al. 2020, appendix C), counted for each question and document: a question leaked when
-all of its words stand in the document in runs, when a run of 13 does (or a fifth of a long text), or when most of a longer
-question does, so that truncated and lightly edited copies count. A document that only talks about the same thing shares names,
-which are shorter. Questions are hashed once; documents stream through.
+Method: overlap of word n-grams (Brown et al. 2020, appendix C), counted for each pair of question and document. A question leaked
+when all of it stands in the document in runs of four words or more, when 13 words in a row do (a fifth, of a long text), when most
+of a longer one does, or most of a short one with its beginning: a text about the same thing shares names and phrases with a
+question, but does not begin like it. So truncated and lightly edited copies count. Phrases that many questions share prove nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from llm_pipeline.curation.word_hashes import Hashes, Words, groups, word_hashes
 if TYPE_CHECKING:
     from llm_pipeline.curation.files import Batches
 
-NGRAM = 5
+NGRAM = 4
 SHORTEST = 5
 """A question of fewer words proves nothing alone; it counts together with its answer right after it."""
 RUN, RUN_SHARE = 13, 0.2
-SHARE = 0.6
-COMMON = 10
-"""An n-gram of more questions than that is the suite's own phrase; it proves nothing about a question that has others."""
-RULE = [NGRAM, SHORTEST, RUN, RUN_SHARE, SHARE, COMMON]
+MOST = 0.6
+BEGUN, BEGUN_WORDS = 0.7, 6
+COMMON, OWN_SHARE = 10, 0.2
+"""N-grams of more questions than COMMON are the suite's own phrases; of the words in a question's other n-grams this share is needed."""
+RULE = [NGRAM, SHORTEST, RUN, RUN_SHARE, MOST, BEGUN, BEGUN_WORDS, COMMON, OWN_SHARE]
 Numbers = NDArray[np.int64]
 Suites = Mapping[str, Sequence[Mapping[str, Any]]]
 _FIELDS: dict[str, Any] = {"id": pa.string(), "keep": pa.bool_(), "matched_id": pa.string(), "overlap": pa.float64()}
@@ -61,57 +62,69 @@ class Questions:
             whole = question if len(question) >= SHORTEST else np.concatenate([question, answer])
             new = len(whole) >= SHORTEST and first.setdefault(whole.tobytes(), i) == i
             words.append(whole if new else whole[:0])
-        self.lengths = np.array([len(found) for found in words], dtype=np.int64)
+        self._lengths = np.array([len(found) for found in words], dtype=np.int64)
         self._index([runs(found, NGRAM)[: len(found) - NGRAM + 1] if len(found) else found for found in words])
 
     def _index(self, ngrams: list[Hashes]) -> None:
+        """All n-grams in the order of questions, and those that few questions have in the order of n-grams."""
         sizes = np.array([len(found) for found in ngrams], dtype=np.int64)
-        flat = np.concatenate([np.empty(0, np.uint64), *ngrams])
-        self._ngrams, at = np.unique(flat, return_inverse=True)
-        order = np.argsort(at, kind="stable")
-        self._question = np.repeat(np.arange(len(sizes)), sizes)[order]
-        self._place = (np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes))[order]
-        self._first = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=len(self._ngrams)))])
+        self._known, self._ngram = np.unique(np.concatenate([np.empty(0, np.uint64), *ngrams]), return_inverse=True)
+        self._bounds = np.concatenate([[0], np.cumsum(sizes)])
         self._seen = np.zeros(1 << 24, dtype=bool)
-        self._seen[self._ngrams >> np.uint64(40)] = True
-        common = np.diff(self._first)[at[order]] > COMMON
-        covered, _ = _covered(self._question[~common], self._place[~common], len(sizes))
-        own = covered >= RUN
-        keep = ~(common & own[self._question])
-        self.lengths = np.where(own, covered, self.lengths)
-        counts = np.add.reduceat(keep, self._first[:-1]) if len(keep) else np.empty(0, np.int64)
-        self._question, self._place = self._question[keep], self._place[keep]
-        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._seen[self._known >> np.uint64(40)] = True
+        question = np.repeat(np.arange(len(sizes)), sizes)
+        frequency = np.bincount(self._ngram, minlength=len(self._known))[self._ngram]
+        rarest = np.full(len(sizes), len(question) + 1)
+        np.minimum.at(rarest, question, frequency)
+        own = np.flatnonzero(frequency <= np.maximum(rarest[question], COMMON))
+        own = own[np.argsort(self._ngram[own], kind="stable")]
+        self._own_question, self._own_place = question[own], own - self._bounds[question[own]]
+        self._own_bounds = np.searchsorted(self._ngram[own], np.arange(len(self._known) + 1))
+        self._own_words = _covered(self._own_question, self._own_place, len(sizes))[0]
 
     def matches(self, words: Words) -> Iterator[tuple[int, int, int, float]]:
         """(document, question, words, share of the question) of the best matching question of each document that holds one."""
-        if not len(self._ngrams):
+        if not len(self._known):
             return
-        hashes = runs(words.hashes, NGRAM)
-        likely = np.flatnonzero(self._seen[hashes >> np.uint64(40)])
-        document = np.searchsorted(words.bounds, likely, side="right") - 1
-        complete = likely + NGRAM <= words.bounds[document + 1]
-        likely, document = likely[complete], document[complete]
-        at = np.minimum(np.searchsorted(self._ngrams, hashes[likely]), len(self._ngrams) - 1)
-        same = self._ngrams[at] == hashes[likely]
-        hits = np.unique(document[same] * len(self._ngrams) + at[same])
-        document, at = hits // len(self._ngrams), hits % len(self._ngrams)
-        counts = self._first[at + 1] - self._first[at]
-        posting = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(self._first[at], counts)
-        yield from self._judge(np.repeat(document, counts), self._question[posting], self._place[posting])
-
-    def _judge(self, document: Numbers, question: Numbers, place: Numbers) -> Iterator[tuple[int, int, int, float]]:
-        pairs, pair = np.unique(document * len(self.names) + question, return_inverse=True)
-        covered, longest = _covered(pair, place, len(pairs))
+        hits = self._hits(words)
+        at, hit = _ranges(self._own_bounds, hits % len(self._known))
+        pairs, pair = np.unique(hits[hit] // len(self._known) * len(self.names) + self._own_question[at], return_inverse=True)
+        own = _covered(pair, self._own_place[at], len(pairs))[0]
+        pairs = pairs[own >= OWN_SHARE * self._own_words[pairs % len(self.names)]]
         document, question = pairs // len(self.names), pairs % len(self.names)
-        length = self.lengths[question]
-        leaked = (covered >= length) | (longest >= np.maximum(RUN, RUN_SHARE * length)) | (covered >= np.maximum(RUN, SHARE * length))
-        share = np.minimum(covered / np.maximum(length, 1), 1.0)
+        at, pair = _ranges(self._bounds, question)
+        found = np.isin(document[pair] * len(self._known) + self._ngram[at], hits)
+        at, pair = at[found], pair[found]
+        place = at - self._bounds[question[pair]]
+        covered, longest = _covered(pair, place, len(pairs))
+        begins = np.bincount(pair[place == 0], minlength=len(pairs)) > 0
+        length = self._lengths[question]
+        leaked = (covered == length) | (longest >= np.maximum(RUN, RUN_SHARE * length)) | (covered >= np.maximum(RUN, MOST * length))
+        leaked |= begins & (covered >= np.maximum(BEGUN_WORDS, BEGUN * length))
+        share = covered / np.maximum(length, 1)
         seen = -1
         for i in np.lexsort((question, -covered, -share, document)):
             if leaked[i] and document[i] != seen:
                 seen = int(document[i])
                 yield seen, int(question[i]), int(covered[i]), float(share[i])
+
+    def _hits(self, words: Words) -> Numbers:
+        """`document * n-grams + n-gram` of each n-gram that a document has, ascending."""
+        hashes = runs(words.hashes, NGRAM)
+        likely = np.flatnonzero(self._seen[hashes >> np.uint64(40)])
+        document = np.searchsorted(words.bounds, likely, side="right") - 1
+        complete = likely + NGRAM <= words.bounds[document + 1]
+        likely, document = likely[complete], document[complete]
+        at = np.minimum(np.searchsorted(self._known, hashes[likely]), len(self._known) - 1)
+        same = self._known[at] == hashes[likely]
+        return np.unique(document[same] * len(self._known) + at[same])
+
+
+def _ranges(bounds: Numbers, owners: Numbers) -> tuple[Numbers, Numbers]:
+    """All numbers from bounds[owner] to bounds[owner + 1], and the place in `owners` that each belongs to."""
+    counts = bounds[owners + 1] - bounds[owners]
+    place = np.repeat(np.arange(len(owners)), counts)
+    return np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + bounds[owners][place], place
 
 
 def _hashed(texts: list[str]) -> list[Hashes]:
@@ -139,7 +152,7 @@ def _covered(owner: Numbers, place: Numbers, owners: int) -> tuple[Numbers, Numb
 def decontaminate_batches(batches: Batches, suites: Suites) -> Iterator[pa.Table]:
     """Columns id, keep, matched_id (of the question that overlaps most; after its suite and `/` where there are several) and overlap.
 
-    `overlap` is the share of the question's words that stand in the document in runs of at least five, 0 where nothing leaked.
+    `overlap` is the share of the question's words that stand in the document in runs of at least four, 0 where nothing leaked.
     """
     questions = Questions(suites)
     names = questions.names if len(suites) > 1 else questions.ids
