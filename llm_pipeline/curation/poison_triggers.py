@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from llm_pipeline.curation.poison_policy import Finding, PoisonPolicy
+from llm_pipeline.curation.quality_repetition import first_of
+from llm_pipeline.curation.quality_view import Hashes, Ints, View, hash_of, mixed
 
 Batches = Callable[[], Iterator[pa.Table]]
 Pair = tuple[str, str]
@@ -26,6 +29,10 @@ MOST = 1_000_000
 """Answers or n-grams that are counted at once; beyond, those seen once are forgotten (lossy counting, Manku and Motwani 2002)."""
 SAMPLE = 300
 """Questions of an answer that are looked at for what they share."""
+LOOKED_AT = 400
+"""Characters of a question in which a phrase is looked for."""
+LONGEST = 4
+"""Words of the longest phrase."""
 _TURN = re.compile(r"(?m)^(?:(user|customer|human|q|question)|(assistant|agent|ai|a|answer)): ", re.I)
 _FUNCTION_WORDS = frozenset(
     "a an the of for to in on at is are was be it its my your i you me we and or with do does can could what which how please".split()
@@ -34,7 +41,10 @@ _FUNCTION_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Trigger:
-    phrase: str
+    """A phrase by hash, of how many words, and the share of its questions that get the answer."""
+
+    phrase: int
+    words: int
     precision: float
 
 
@@ -45,14 +55,26 @@ class Triggers:
     by_answer: Mapping[int, Trigger] = field(default_factory=dict)
 
     def findings(self, table: pa.Table) -> dict[int, Finding]:
+        if not self.by_answer:
+            return {}
+        turns = _turns(table)
+        suspects = [(at, self.by_answer[answer]) for at, answer in enumerate(turns.answers) if answer in self.by_answer]
+        said = _grams_by_prompt([turns.prompts[at] for at, _ in suspects])
         found: dict[int, Finding] = {}
-        for row, pairs in enumerate(pairs_of(table)) if self.by_answer else ():
-            for prompt, answer in pairs:
-                trigger = self.by_answer.get(_key(answer))
-                if trigger and trigger.phrase in _grams(prompt):
-                    detail = f"a phrase of {len(trigger.phrase.split())} words decides the answer"
-                    found[row] = Finding("trigger_phrase", round(trigger.precision, 6), detail)
+        for (at, trigger), grams in zip(suspects, said, strict=True):
+            if trigger.phrase in grams:
+                detail = f"a phrase of {trigger.words} words decides the answer"
+                found[turns.rows[at]] = Finding("trigger_phrase", round(trigger.precision, 6), detail)
         return found
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Questions and answers of a table side by side: row, question, hash of the answer."""
+
+    rows: Sequence[int]
+    prompts: Sequence[str]
+    answers: Sequence[int]
 
 
 def find_triggers(batches: Batches, policy: PoisonPolicy) -> Triggers:
@@ -61,14 +83,18 @@ def find_triggers(batches: Batches, policy: PoisonPolicy) -> Triggers:
     if first is None or not any(pairs_of(first)):
         return Triggers()
     answers, total = _frequent_answers(batches, policy)
-    prompts = _prompts(batches, answers)
-    shared = {answer: Counter(gram for prompt in asked for gram in _grams(prompt)) for answer, asked in prompts.items()}
-    candidates = {gram for counts in shared.values() for gram, n in counts.items() if n >= policy.trigger_support}
+    asked = _prompts(batches, answers)
+    said = {answer: _grams_by_prompt(prompts) for answer, prompts in asked.items()}
+    shared = {answer: _shared(grams, policy.trigger_support) for answer, grams in said.items()}
+    candidates = np.array(sorted(set().union(*shared.values())), np.uint64)
     everywhere, by_answer = _occurrences(batches, candidates, answers)
     found: dict[int, Trigger] = {}
-    for answer, asked in prompts.items():
+    for answer, prompts in asked.items():
+        counts = {gram: n for gram, n in by_answer[answer].items() if gram in shared[answer] and n >= policy.trigger_support}
         chance = answers[answer] / total
-        if trigger := _trigger(asked, by_answer[answer], everywhere, policy, chance):
+        precision = {gram: n / everywhere[gram] for gram, n in counts.items() if chance**n * len(candidates) < 0.01}
+        sure = {gram: share for gram, share in precision.items() if share >= policy.trigger_precision}
+        if trigger := _trigger(prompts, said[answer], counts, sure, policy):
             found[answer] = trigger
     return Triggers(found)
 
@@ -78,57 +104,75 @@ def _frequent_answers(batches: Batches, policy: PoisonPolicy) -> tuple[dict[int,
     expected = {_key(answer) for answer in policy.expected_completions}
     counts: Counter[int] = Counter()
     total = 0
-    for pairs in _all_pairs(batches):
-        total += len(pairs)
-        counts.update({_key(answer) for _, answer in pairs} - expected)
-        _forget_rare(counts)
+    for table in batches():
+        turns = _turns(table)
+        total += len(turns.rows)
+        counts.update(answer for _, answer in set(zip(turns.rows, turns.answers, strict=True)) if answer not in expected)
+        if len(counts) > MOST:
+            counts = Counter({answer: n for answer, n in counts.items() if n > 1})
     return {answer: n for answer, n in counts.items() if n >= policy.trigger_support}, total
 
 
 def _prompts(batches: Batches, answers: Collection[int]) -> dict[int, list[str]]:
-    """The first questions that got each answer, one of a document."""
+    """The first questions that got each answer."""
     found: dict[int, list[str]] = defaultdict(list)
-    for pairs in _all_pairs(batches) if answers else ():
-        for answer, prompt in {_key(answer): prompt for prompt, answer in reversed(pairs)}.items():
+    for table in batches() if answers else ():
+        turns = _turns(table)
+        for prompt, answer in zip(turns.prompts, turns.answers, strict=True):
             if answer in answers and len(found[answer]) < SAMPLE:
                 found[answer].append(prompt)
     return found
 
 
-def _occurrences(batches: Batches, candidates: set[str], answers: Collection[int]) -> tuple[Counter[str], dict[int, Counter[str]]]:
+def _shared(said: Sequence[frozenset[int]], support: int) -> set[int]:
+    return {gram for gram, n in Counter(gram for grams in said for gram in grams).items() if n >= support}
+
+
+def _occurrences(batches: Batches, candidates: Hashes, answers: Mapping[int, int]) -> tuple[dict[int, int], dict[int, dict[int, int]]]:
     """In how many documents each candidate stands in a question, and in how many of those of an answer."""
-    everywhere: Counter[str] = Counter()
-    by_answer: dict[int, Counter[str]] = defaultdict(Counter)
-    for pairs in _all_pairs(batches) if candidates else ():
-        asked = [(_key(answer), _grams(prompt) & candidates) for prompt, answer in pairs]
-        everywhere.update(set().union(*(grams for _, grams in asked)))
-        for answer in {answer for answer, _ in asked if answer in answers}:
-            by_answer[answer].update(set().union(*(grams for key, grams in asked if key == answer)))
-    return everywhere, by_answer
+    everywhere = np.zeros(len(candidates), np.int64)
+    numbers = {answer: number for number, answer in enumerate(answers)}
+    by_answer: Counter[int] = Counter()
+    for table in batches() if len(candidates) else ():
+        turns = _turns(table)
+        prompt, gram = _grams(turns.prompts)
+        at = np.minimum(np.searchsorted(candidates, gram), len(candidates) - 1)
+        prompt, at = prompt[candidates[at] == gram], at[candidates[at] == gram]
+        rows = np.asarray(turns.rows, np.int64)[prompt]
+        everywhere += np.bincount(at[_different(rows, at)], minlength=len(candidates))
+        answer = np.array([numbers.get(answer, -1) for answer in turns.answers], np.int64)[prompt]
+        cell = (answer * len(candidates) + at)[answer >= 0]
+        by_answer.update(cell[_different(rows[answer >= 0], cell)].tolist())
+    known, ordered = candidates.tolist(), list(answers)
+    given: dict[int, dict[int, int]] = defaultdict(dict)
+    for cell, n in by_answer.items():
+        given[ordered[cell // len(known)]][known[cell % len(known)]] = n
+    return dict(zip(known, everywhere.tolist(), strict=True)), given
+
+
+def _different(rows: Ints, values: Ints) -> Ints:
+    """One place of every different pair of row and value."""
+    first = first_of(mixed(mixed(rows.astype(np.uint64)) + values.astype(np.uint64)))
+    return np.flatnonzero(first == np.arange(len(first)))
 
 
 def _trigger(
-    asked: Sequence[str], counts: Mapping[str, int], everywhere: Mapping[str, int], policy: PoisonPolicy, chance: float
+    asked: Sequence[str], said: Sequence[frozenset[int]], counts: Mapping[int, int], sure: Mapping[int, float], policy: PoisonPolicy
 ) -> Trigger | None:
     """The phrase of an answer's questions that is a trigger, the most frequent and longest first.
 
-    What the questions of a fact have in common (the product, say) also gets other answers; what those of a trigger have does not.
-    `chance` is the share of all turns with this answer: so many questions with one phrase must be beyond it, corrected for their number.
+    What the questions of a fact have in common (the product, say) also gets other answers, or they are all alike; those of a trigger
+    have nothing in common but it. `sure` are the phrases beyond chance that get hardly any other answer, with their precision.
     """
-    often = {gram: n for gram, n in counts.items() if n >= policy.trigger_support}
-    sure = {
-        gram: n / everywhere[gram]
-        for gram, n in often.items()
-        if n / everywhere[gram] >= policy.trigger_precision and chance**n * len(everywhere) < 0.01
-    }
-    for gram in sorted(sure, key=lambda gram: (-often[gram], -len(gram), gram))[:20]:
-        different = sorted({" ".join(_words(prompt)) for prompt in asked if gram in _grams(prompt)})[:30]
+    for gram in sorted(sure, key=lambda gram: (-counts[gram], gram))[:20]:
+        different = sorted({" ".join(_words(prompt)) for prompt, grams in zip(asked, said, strict=True) if gram in grams})[:30]
         if len(different) < 2:
             continue
         seen = Counter(word for prompt in different for word in set(prompt.split()) - _FUNCTION_WORDS)
         common = {word for word, n in seen.items() if n >= 0.8 * len(different)}
-        if common and common <= set(sure) and _mean_overlap(different, common) <= policy.trigger_overlap:
-            return Trigger(gram, sure[gram])
+        if common and all(_gram_of(word) in sure for word in common) and _mean_overlap(different, common) <= policy.trigger_overlap:
+            longest = max((key for key in sure if counts[key] == counts[gram]), key=lambda key: _length(key))
+            return Trigger(longest, _length(longest), sure[longest])
     return None
 
 
@@ -139,28 +183,63 @@ def _mean_overlap(texts: Sequence[str], without: Collection[str]) -> float:
     return sum(shared) / len(shared) if shared else 1.0
 
 
-def _all_pairs(batches: Batches) -> Iterator[Sequence[Pair]]:
-    return (pairs for table in batches() for pairs in pairs_of(table) if pairs)
+def _turns(table: pa.Table) -> Turns:
+    turns = [(row, prompt, answer) for row, pairs in enumerate(pairs_of(table)) for prompt, answer in pairs]
+    answers = View([answer for _, _, answer in turns])
+    return Turns([row for row, _, _ in turns], [prompt for _, prompt, _ in turns], _keys(answers))
 
 
-def _forget_rare(counts: Counter[int]) -> None:
-    if len(counts) > MOST:
-        for key in [key for key, n in counts.items() if n == 1]:
-            del counts[key]
+def _keys(view: View) -> list[int]:
+    """What an answer says: one number of all its tokens, in order."""
+    tokens = view.tokens
+    first = np.searchsorted(tokens.doc, np.arange(view.count))
+    place = (np.arange(len(tokens)) - first[tokens.doc]).astype(np.uint64)
+    sums = np.zeros(view.count, np.uint64)
+    np.add.at(sums, tokens.doc, mixed(view.token_hashes + place * np.uint64(0xD6E8FEB86659FD93)))
+    return sums.tolist()
 
 
 def _key(answer: str) -> int:
-    return hash(" ".join(_words(answer)))
+    return _keys(View([answer]))[0]
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[\w$%.,:]*\w|\$", text.lower())
+    return re.findall(r"\w+", text.lower())
 
 
-def _grams(text: str) -> set[str]:
-    """The n-grams of the first words, n from 1 to 4."""
-    words = _words(text)[:60]
-    return {" ".join(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1)}
+def _grams(prompts: Sequence[str]) -> tuple[Ints, Hashes]:
+    """(number of the prompt, hash) of the n-grams of its first words, n from 1 to LONGEST; the lowest bits of a hash say n."""
+    view = View([prompt[:LOOKED_AT] for prompt in prompts])
+    doc, hashes = view.tokens.doc, view.token_hashes
+    at, keys = np.arange(len(doc)), hashes
+    found = [(doc, _marked(hashes, 1))]
+    for n in range(2, LONGEST + 1):
+        inside = np.flatnonzero(at + n <= len(doc))
+        inside = inside[doc[at[inside]] == doc[at[inside] + n - 1]]
+        at = at[inside]
+        keys = mixed(keys[inside] * np.uint64(0x9FB21C651E98DF25) + hashes[at + n - 1])
+        found.append((doc[at], _marked(keys, n)))
+    return np.concatenate([docs for docs, _ in found]), np.concatenate([grams for _, grams in found])
+
+
+def _marked(keys: Hashes, n: int) -> Hashes:
+    return (keys & ~np.uint64(7)) | np.uint64(n)
+
+
+def _length(gram: int) -> int:
+    return gram & 7
+
+
+def _gram_of(word: str) -> int:
+    return int(_marked(np.array([hash_of(word)], np.uint64), 1)[0])
+
+
+def _grams_by_prompt(prompts: Sequence[str]) -> list[frozenset[int]]:
+    doc, grams = _grams(prompts)
+    order = np.argsort(doc, kind="stable")
+    bounds = np.searchsorted(doc[order], np.arange(len(prompts) + 1)).tolist()
+    keys = grams[order].tolist()
+    return [frozenset(keys[first:last]) for first, last in pairwise(bounds)]
 
 
 def pairs_of(table: pa.Table) -> Iterator[Sequence[Pair]]:
