@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -28,23 +27,24 @@ Row = dict[str, Any]
 
 def scrub_table(table: pa.Table, policy: PiiPolicy) -> tuple[pa.Table, pa.Table]:
     """The table with its column `text` scrubbed (a null becomes ""), and the spans as offsets into the texts that came in."""
-    texts, spans = scrub_texts([_string(value) for value in table["text"].to_pylist()], policy)
+    ids = list(map(str, table["id"].to_pylist()))
+    texts, spans = scrub_texts([_string(value) for value in table["text"].to_pylist()], policy, ids)
     at = table.schema.get_field_index("text")
-    return table.set_column(at, table.schema.field(at), pa.array(texts, table.schema.field(at).type)), _span_table(
-        table["id"].to_pylist(), spans
-    )
+    field = table.schema.field(at)
+    return table.set_column(at, field, pa.array(texts, field.type)), _span_table(ids, spans)
 
 
-def _span_table(ids: Sequence[Any], spans: Sequence[Span]) -> pa.Table:
-    found = [{**asdict(span), "id": str(ids[span.text])} for span in spans]
-    return pa.Table.from_pylist(found, schema=SPAN_SCHEMA)
+def _span_table(ids: Sequence[str], spans: Sequence[Span]) -> pa.Table:
+    columns = {name: [getattr(span, name) for span in spans] for name in SPAN_SCHEMA.names[1:]}
+    return pa.table({"id": [ids[span.text] for span in spans], **columns}, schema=SPAN_SCHEMA)
 
 
 def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Table, pa.Table, pa.Table]:
     """(scrubbed documents, spans, ledger); titles and messages are scrubbed too, spans are offsets into `text`."""
     rows: list[Row] = documents.select([name for name in DOCUMENT_SCHEMA.names if name in documents.column_names]).to_pylist()
-    texts, spans = scrub_texts([row["text"] for row in rows], policy)
-    titles, _ = scrub_texts([row["title"] or "" for row in rows], policy)
+    ids = [row["id"] for row in rows]
+    texts, spans = scrub_texts([row["text"] for row in rows], policy, ids)
+    titles, _ = scrub_texts([row["title"] or "" for row in rows], policy, ids)
     by_row: dict[int, list[Span]] = defaultdict(list)
     for span in spans:
         by_row[span.text].append(span)
@@ -58,7 +58,7 @@ def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Tabl
     ]
     return (
         pa.Table.from_pylist(scrubbed, schema=DOCUMENT_SCHEMA),
-        _span_table([row["id"] for row in rows], spans),
+        _span_table(ids, spans),
         ledger_table(day, entries),
     )
 
@@ -68,8 +68,9 @@ def _messages(rows: Sequence[Row], spans: dict[int, list[Span]], policy: PiiPoli
     said: list[list[dict[str, str]]] = [json.loads(row["messages"]) if row["messages"] else [] for row in rows]
     for i, messages in enumerate(said):
         if messages and i in spans:
-            said[i], _ = scrub_messages(rows[i]["text"], spans[i], messages, policy)
-    contents = iter(scrub_texts([message["content"] for messages in said for message in messages], policy)[0])
+            said[i], _ = scrub_messages(rows[i]["text"], spans[i], messages, policy, rows[i]["id"])
+    owners = [row["id"] for row, messages in zip(rows, said, strict=True) for _ in messages]
+    contents = iter(scrub_texts([message["content"] for messages in said for message in messages], policy, owners)[0])
     cleaned = [[{**message, "content": next(contents)} for message in messages] for messages in said]
     return [json.dumps(messages, ensure_ascii=False) if row["messages"] else None for row, messages in zip(rows, cleaned, strict=True)]
 
@@ -104,7 +105,7 @@ def examples(scrubbed: pa.Table, spans: pa.Table, n: int = 5, around: int = 60) 
     texts = dict(zip(scrubbed["id"].to_pylist(), map(_string, scrubbed["text"].to_pylist()), strict=True))
     shown: dict[str, str] = {}
     for span in spans.to_pylist():
-        at = texts[span["id"]].find(f"[{span['entity']}]")
+        at = texts[span["id"]].find(f"[{span['entity']}")
         if span["entity"] not in shown and at >= 0:
             shown[span["entity"]] = " ".join(texts[span["id"]][max(0, at - around) : at + around].split())
     return [{"entity": entity, "reads": text} for entity, text in sorted(shown.items())[:n]]

@@ -226,9 +226,12 @@ NAMED = (
 """Numbers with so few digits that only the words beside them show where they are."""
 
 
-_NAMED = cased(
-    "passport|passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|dl|dln|führerschein|permis de|permiso de"
-    "|carnet de|patente|rijbewijs"
+_NAMED = (
+    cased(
+        "passport|passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|führerschein|permis de|permiso de"
+        "|carnet de|patente|rijbewijs"
+    )
+    + "|[Dd][Ll][Nn]?[^a-zA-Z]"
 )
 _PLAIN = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+")
 

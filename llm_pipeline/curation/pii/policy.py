@@ -17,16 +17,20 @@ _ENTITIES = (
     "URL_CREDENTIALS CRYPTO_WALLET API_KEY DATE_OF_BIRTH STREET_ADDRESS PERSON ORGANISATION"
 )
 ENTITIES = tuple(_ENTITIES.split())
-Mode = Literal["placeholder", "mask", "drop", "keep"]
+Mode = Literal["placeholder", "pseudonym", "mask", "drop", "keep"]
 
 
 @dataclass(frozen=True)
 class PiiPolicy:
-    """`placeholder` writes `[EMAIL]`, `mask` one `*` per letter or digit, `drop` nothing, `keep` does not look for the type."""
+    """`placeholder` writes `[EMAIL]`, `pseudonym` `[EMAIL_3f9a...]`, `mask` one `*` per letter or digit, `drop` nothing; `keep` does not look."""
 
     default: Mode = "placeholder"
     modes: Mapping[str, Mode] = field(default_factory=dict)
     """Entity type to mode, where it differs from the default."""
+    pseudonym_scope: Literal["corpus", "document"] = "corpus"
+    """Where the same value has the same pseudonym; the key is $LLM_PIPELINE_PSEUDONYM_KEY."""
+    ner: str = ""
+    """Path (or cached hub name) of a transformers token-classification model that looks for names too; empty for none."""
     minimum_score: float = 0.5
     """Spans below are left alone; a checksum gives 1, a shape with context about 0.8, a shape alone 0.5 to 0.7."""
     phone_regions: tuple[str, ...] = ("US", "GB")

@@ -37,6 +37,10 @@ def scan_texts(texts: Sequence[str], policy: PiiPolicy) -> list[Span]:
 
 def _found(texts: Sequence[str], policy: PiiPolicy) -> Iterator[tuple[int, Found]]:
     """What every finder sees in its windows; a match that a window's end may have cut short is left to the next window."""
+    if policy.ner:
+        from llm_pipeline.curation.pii.ner import model_hits
+
+        yield from model_hits(policy.ner, texts)
     series = pl.Series("text", list(texts), dtype=pl.String)
     for finder in finders(policy):
         for i, low, high in windows(finder, texts, series):
