@@ -51,6 +51,7 @@ class Driver:
         os.environ["DAGSTER_HOME"] = str(instance_folder(home))
         os.environ["LLM_PIPELINE_HOME"] = str(home.root)
         warnings.simplefilter("ignore", dg.PreviewWarning)
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # libraries that call one another by old names
         self.definitions, self.home, self.say = definitions, home, say
         self.instance = dg.DagsterInstance.get()
         self.skipped: list[str] = []
