@@ -17,9 +17,19 @@ from llm_pipeline.errors import ConfigError, near
 T = TypeVar("T")
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if repeated := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return yaml.load(path.read_text("utf-8"), _Strict)
     except FileNotFoundError:
         here = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such file{near(path.name, here)}") from None
