@@ -1,16 +1,15 @@
-"""The corpus engine: one Daft plan that takes batches of rows through a function, on this machine or on a Ray cluster."""
+"""The corpus engine: one Daft plan that takes a table chunk by chunk through a function, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from llm_pipeline.errors import ConfigError, ContractError, near
+from llm_pipeline.errors import ConfigError, near
 
 ENGINES = ("native", "ray")
-Step = Callable[[pa.Table], pa.Table]
+Step = Callable[[pa.Table], Sequence[pa.Table]]
 
 
 def choose(name: str, address: str | None = None) -> None:
@@ -29,25 +28,29 @@ def choose(name: str, address: str | None = None) -> None:
     daft.set_runner_ray(address=address, noop_if_initialized=True)
 
 
-def map_batches(step: Step, rows: pa.Table, schema: pa.Schema, *, batch: int = 1024) -> pa.Table:
-    """`step` applied to batches of `rows`; it gives exactly one row of `schema` for every row, and their order is kept."""
+def map_chunks(step: Step, rows: pa.Table, *, chunk: int = 2048) -> tuple[pa.Table, ...]:
+    """`step` applied to chunks of `rows`, each of the tables that it gives put together again in the order of the chunks."""
     import daft
 
-    if not rows.num_rows:
-        return schema.empty_table()
-    packed = daft.DataType.from_arrow_type(pa.struct(list(schema)))
+    pieces = [_packed(rows.slice(at, chunk)) for at in range(0, max(1, rows.num_rows), chunk)]
 
-    @daft.func.batch(return_dtype=packed, batch_size=batch)
-    def run(column: daft.Series) -> Any:
-        taken: Any = column.to_arrow()
-        made = step(pa.Table.from_struct_array(taken))
-        if made.num_rows != len(taken):
-            raise ContractError(f"a step gave {made.num_rows} rows for {len(taken)}")
-        return daft.Series.from_arrow(made.cast(schema).combine_chunks().to_struct_array().combine_chunks(), "made")
+    @daft.func(return_dtype=daft.DataType.list(daft.DataType.binary()))
+    def run(piece: bytes) -> list[bytes]:
+        return [_packed(made) for made in step(_unpacked(piece))]
 
-    table = pa.table({"at": pa.array(range(rows.num_rows), pa.int64()), "row": rows.to_struct_array()})
-    frame = daft.from_arrow(table)
+    frame = daft.from_pydict({"at": list(range(len(pieces))), "piece": pieces})
     if daft.get_or_infer_runner_type() == "ray":
-        frame = frame.into_partitions(max(2, rows.num_rows // (4 * batch)))  # one machine's threads share a table, a cluster does not
-    done = frame.select(daft.col("at"), run(daft.col("row")).alias("made")).to_arrow().sort_by("at")
-    return pa.Table.from_struct_array(done["made"]).cast(schema)
+        frame = frame.into_partitions(len(pieces))  # one machine's threads share a table, a cluster does not
+    done = frame.select(daft.col("at"), run(daft.col("piece")).alias("made")).to_arrow().sort_by("at")
+    return tuple(pa.concat_tables(map(_unpacked, parts)) for parts in zip(*done["made"].to_pylist(), strict=True))
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpacked(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
