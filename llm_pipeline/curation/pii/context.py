@@ -19,6 +19,12 @@ _OTHERS = (
     "section, chapter, page, port, pid, uuid, sha, hash, commit, revision, model, item, article, isin, vin, imei, parcel, receipt, bestellung, "
     "rechnung, pedido, factura, commande, facture, ordine, fattura, block, bytes, seconds, timestamp, expression, equation, doi"
 )
+_OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9)]\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
+
+
+def arithmetic(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is part of a sum."""
+    return _OPERATOR_AFTER.match(text, end) is not None or _OPERATOR_BEFORE.search(text, max(0, start - 3), start) is not None
 
 
 class Context:

@@ -142,7 +142,7 @@ def street_prefixes() -> tuple[str, ...]:
         "Stretto",
         "Canale",
     }
-    return tuple(sorted({*(word for word in listed if len(word) > 1), *more}, key=lambda word: (-len(word), word)))
+    return tuple(sorted({*(word for word in listed if len(word) > 2), *more}, key=lambda word: (-len(word), word)))
 
 
 def _addresses(locale: str) -> Any:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 
 from llm_pipeline.curation.pii import validators
-from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context
+from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _LEFT, _RIGHT = r"(?<![\w.$€£+-])", r"(?![\w%-]|[.,:][0-9])"
@@ -125,7 +125,7 @@ IDENTIFIERS = (
     Identifier(
         "account",
         "BANK_ACCOUNT",
-        r"[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[ ,]+[0-9]{8})?|[0-9]{4}[ -][0-9]{4}(?:[ -][0-9]{2,4}){0,2}|[0-9]{3}-[0-9]{5,8}(?:-[0-9]{1,3})?|[0-9]{6,17}",
+        r"[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[ ,]+[0-9]{8})?|[0-9]{4} [0-9]{4}(?: [0-9]{2,4}){0,2}|[0-9]{4}-[0-9]{4}(?:-[0-9]{2,4}){1,2}|[0-9]{3}-[0-9]{5,8}(?:-[0-9]{1,3})?|[0-9]{6,17}",
         _ACCOUNT_WORDS,
         _any,
         surest=0.85,
@@ -259,6 +259,8 @@ def _finder(kinds: Sequence[Identifier]) -> Callable[[str, int, int], Iterator[F
             if not (kind.alone or kind.name in topics):
                 continue
             for match in kind.compiled.finditer(text, low, high):
+                if match.group().isdigit() and arithmetic(text, match.start(), match.end()):
+                    continue
                 near = context.near(text, match.start(), match.end())
                 score = 0.0 if OTHER in near and kind.name not in near else kind.score(match.group(), near.get(kind.name))
                 if score:

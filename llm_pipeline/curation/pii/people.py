@@ -47,7 +47,7 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
     judge = _Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
     upper = "[A-ZÀ-Ž]"
     letters = "[A-Za-zÀ-ž0-9_'’-]"
-    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{_PARTICLE}) |{upper}{letters}*))+"
+    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{_PARTICLE} )*{upper}{letters}*))+"
     titled = "|".join(f"{title}{end}" for title in _TITLES.replace(".", "[.]").split("|") for end in ("[.]", " "))
     return [
         Finder(run, judge.full, before=8, after=8, worth=judge.holds_first),
@@ -115,7 +115,7 @@ class _Judge:
 
     def _end(self, words: Sequence[str], i: int) -> tuple[int, float]:
         """Index of the last word of the name that begins at word `i`, and how sure it is; 0 for none."""
-        if not self.is_first(words[i]) or words[i].lower() in self.never:
+        if not self.is_first(words[i]) or words[i].lower() in self.never or (words[i].isupper() and not words[i + 1].isupper()):
             return 0, 0.0
         j = i + 1
         while j < len(words) - 1 and self._links(words, j):
@@ -128,6 +128,8 @@ class _Judge:
             return 0, 0.0
         if j + 1 < len(words) and self.is_last(words[j + 1]) and words[j + 1].lower() not in self.first:
             j += 1
+        if j + 2 < len(words) and words[j + 1][0].islower() and self.may_be_last(words[j + 2]):
+            j += 2
         return j, 0.85 if listed else 0.6
 
     def _links(self, words: Sequence[str], j: int) -> bool:

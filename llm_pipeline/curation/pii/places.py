@@ -26,10 +26,8 @@ _LIVING = re.compile(
     r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
     re.I,
 )
-_GERMAN = (
-    "straße|strasse|str[.]|weg|platz|allee|gasse|damm|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|hof|dreef|baan|gatan|gata|vägen|veien"
-    "|vejen|gade|katu|tie|ring|pad"
-)
+_JOINED = "straße|strasse|str[.]|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef|gatan|vägen|veien|vejen|gade|katu"
+_JOINED_WEAK = "damm|hof|baan|gata|tie|ring|pad"
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
 _FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")
 
@@ -38,12 +36,13 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     suffix = "|".join(street_suffixes())
     romance = "|".join(re.escape(word) for word in street_prefixes())
     english = re.compile(
-        rf"(?<![\w.$€£-])(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )(?:(?:[NSEW]|North|South|East|West)\.? )?"
+        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9],)(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )(?:(?:[NSEW]|North|South|East|West)\.? )?"
         rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
         rf"(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"
     )
     post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo|Appartamento|Esc\.|bus|/) ?[0-9A-Z]*\b)?(?:{_TAIL}|{_TOWN})"
-    joined = re.compile(rf"(?<![\w-]){_UP}[\w.-]*(?:{_GERMAN}|(?:-| )(?:{_APART})) [0-9]{{1,4}}(?:[a-zA-Z]|[/-][0-9]+)?(?![\w.]){post}")
+    house = r" [0-9]{1,4}(?:[a-zA-Z]|[/-][0-9]+)?(?!\w|\.[0-9])"
+    joined = re.compile(rf"(?<![\w-]){_UP}[\w.-]*(?:(?:{_JOINED}|(?:-| )(?:{_APART})){house}{post}|(?P<weak>{_JOINED_WEAK}){house}(?P<tail>{post}))")
     french = re.compile(
         rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?:{_FRENCH}) "
         rf"(?:(?:de la|de l'|de|du|des|d'|l'|la|le) ?)?{_UP}[\w'’-]+(?:[ -]{_UP}[\w'’-]+){{0,3}}{post}"
@@ -57,7 +56,7 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     polish = re.compile(rf"(?<!\w)(?:ul\.|ulica|aleja|al\.|pl\.) {_UP}\w+(?: {_UP}\w+)? [0-9]{{1,4}}[A-Za-z]?(?:/[0-9]+)?{post}")
     return [
         Finder(rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}})?[A-Za-z]?,?\s(?:[NSEW][.]? )?[{_UP[1:-1]}0-9]", _english(english, locales), 28, 190),
-        _finder("street_joined", joined, rf"(?:{_GERMAN}|{_APART}) [0-9]"),
+        _finder("street_joined", joined, rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}) [0-9]"),
         _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) "),
         _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.8),
         _finder("military", military, "PO A[AEP] [0-9]{5}"),
@@ -75,7 +74,9 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
 def _finder(name: str, pattern: re.Pattern[str], anchor: str, score: float = 0.85) -> Finder:
     def find(text: str, low: int, high: int) -> Iterator[Found]:
         for match in pattern.finditer(text, low, high):
-            yield match.start(), match.end(), score, "STREET_ADDRESS", name
+            groups = match.groupdict()
+            if groups.get("tail") or not groups.get("weak") or _LIVING.search(text, max(0, match.start() - 60), match.start()):
+                yield match.start(), match.end(), score, "STREET_ADDRESS", name
 
     return Finder(anchor, find, before=80, after=190)
 
@@ -89,6 +90,6 @@ def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str,
             if match["suffix"].lower().rstrip(".") in _STRONG or match["flat"] or match["tail"]:
                 yield match.start(), match.end(), 0.9, "STREET_ADDRESS", "street"
             elif _LIVING.search(text, max(0, match.start() - 60), match.start()) or match["name"].strip().lower() in first | last:
-                yield match.start(), match.end(), 0.8, "STREET_ADDRESS", "street"
+                yield match.start(), match.end(), 0.87, "STREET_ADDRESS", "street"
 
     return find

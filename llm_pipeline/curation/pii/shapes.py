@@ -54,7 +54,7 @@ _WALLET = (
     r"|4[0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?!\w)"
 )
 _IPV4 = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])")
-_NUMBERED = Context({"ip": "ip, ips, address, host, server, client, login, from"})
+_NUMBERED = Context({"ip": "ip, ips, address, addresses, host, server, client, login, dns, ping, gateway, network, subnet"})
 
 
 def shape_finders() -> list[Finder]:
@@ -126,9 +126,11 @@ def _emails(text: str, low: int, high: int) -> Iterator[Found]:
 
 
 def _ipv4(text: str, low: int, high: int) -> Iterator[Found]:
-    """Four numbers that are no version ("release 2.31.0.1", "section 4.1.2.3")."""
+    """Four numbers that are no version ("release 2.31.0.1", "section 4.1.2.3"); four single digits need a word beside them."""
     for match in _IPV4.finditer(text, low, high):
-        if validators.ip(match.group()) and OTHER not in _NUMBERED.near(text, *match.span()):
+        near = _NUMBERED.near(text, *match.span())
+        small = all(len(octet) == 1 for octet in match.group().split("."))
+        if validators.ip(match.group()) and OTHER not in near and ("ip" in near or not small):
             yield match.start(), match.end(), 1.0, "IP_ADDRESS", "ipv4"
 
 

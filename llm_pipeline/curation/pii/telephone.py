@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import phonenumbers
 
-from llm_pipeline.curation.pii.context import OTHER, Context
+from llm_pipeline.curation.pii.context import OTHER, Context, arithmetic
 from llm_pipeline.curation.pii.windows import Finder, Found
 
 _CANDIDATE = re.compile(
@@ -21,13 +21,19 @@ _DATE = re.compile(
 )
 _NANP = re.compile(r"(?:(?:001-|\+?1[ .-]?)?)(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?:(?(1)\1|[ .-]))[0-9]{4}")
 _TRUNK = re.compile(r"\([0-9]{2,5}\)[ .-]?[0-9]{2,8}(?:[ .-][0-9]{2,8}){0,3}")
-_PHONE = (
-    "phone, phones, telephone, tel, cell, cellphone, mobile, mob, call, calls, called, calling, ring, rang, dial, reach, reached, text, texted, "
-    "sms, whatsapp, fax, landline, hotline, callback, phone number, contact, contact number, telefon, telefonnummer, handy, handynummer, "
+_STRONG = (
+    "phone, phones, telephone, tel, cell, cellphone, mobile, mob, dial, sms, whatsapp, fax, landline, hotline, callback, phone number, "
+    "contact number, telefon, telefonnummer, handy, handynummer, "
     "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, celular, "
     "telemóvel, telefoon, telefoonnummer, mobiel, numer telefonu, telefonu, komórka, puhelin, puhelinnumero, mobilnummer, tlf, anrufen"
 )
-_CONTEXT = Context({"phone": _PHONE, "number": "number, numbers, nummer, numéro, número, numero, nr"})
+_WEAK = (
+    "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best number, "
+    "nummer, numéro, número, llamar, appeler, chiamare"
+)
+_CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
+_GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}")
+_DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
 def phone_finder(regions: Sequence[str]) -> Finder:
@@ -49,7 +55,9 @@ def _worth(value: str) -> bool:
 def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
     number = _EXTENSION.sub("", text[start:end])
     digits = re.sub(r"\D", "", number)
-    if not 7 <= len(digits) <= 15 or _DATE.fullmatch(number) or number.count("(") != number.count(")"):
+    if not 7 <= len(digits) <= 15 or _DATE.fullmatch(number) or _DECIMAL.fullmatch(number) or number.count("(") != number.count(")"):
+        return 0.0
+    if arithmetic(text, start, end):
         return 0.0
     near = _CONTEXT.near(text, start, end)
     if number.startswith("+"):
@@ -60,11 +68,11 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
         return 0.75 if OTHER not in near else 0.0
     if "phone" in near:
         return 0.82 - near["phone"] / 1000
-    trunk = number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number) is not None
-    if "/" in number or OTHER in near or not ("number" in near or trunk):
+    if "call" in near and _GROUPED.fullmatch(number):
+        return 0.7 - near["call"] / 1000
+    if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number)):
         return 0.0
-    valid = any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions)
-    return (0.75 if trunk else 0.6) if valid else 0.0
+    return 0.75 if any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions) else 0.0
 
 
 def _accepted(number: str, region: str | None, judge: object) -> bool:
