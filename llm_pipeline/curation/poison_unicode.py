@@ -27,6 +27,7 @@ _LOOK_ALIKE = "".join(LOOK_ALIKES)
 _SEAM = re.compile(f"[A-Za-z][{_LOOK_ALIKE}]|[{_LOOK_ALIKE}][A-Za-z]")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 """Shorter ones are units and formulas."""
+_GREEK = re.compile("[\u03b1-\u03c9]")
 _OTHER_SCRIPT = re.compile("[\u0370-\u052f\u0531-\u0587\u13a0-\u13f5]")
 
 
@@ -63,7 +64,10 @@ def homoglyphs(text: str, policy: PoisonPolicy) -> Finding | None:
 
 
 def _is_disguised(word: str) -> bool:
-    return not word.isascii() and any(c.isascii() for c in word) and all(c.isascii() or c in LOOK_ALIKES for c in word)
+    """A Greek letter at the edge of a word is a quantity with an index, no disguise."""
+    alike = [at for at, c in enumerate(word) if not c.isascii()]
+    variable = len(alike) == 1 and _GREEK.match(word[alike[0]]) and alike[0] in (0, len(word) - 1)
+    return 0 < len(alike) < len(word) and all(word[at] in LOOK_ALIKES for at in alike) and not variable
 
 
 def plain(text: str) -> str:
