@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from llm_pipeline.curation.ledger import reconcile
-from llm_pipeline.curation.normalise import detect_language, normalise, repair
+from llm_pipeline.curation.normalise import normalise, repair
 from llm_pipeline.curation.quality import load_policy
 from llm_pipeline.curation.readers import JSON, RAW_SCHEMA
 from llm_pipeline.errors import InputError
@@ -112,18 +112,6 @@ def test_encodings_are_repaired_and_invisible_characters_stay_as_evidence() -> N
     assert repair("cafe\u0301") == ("café", False)
     assert repair("a\r\nb  \n\n\n\nc\x07") == ("a\nb\n\nc", False)
     assert "\u200b" in repair("x\u200by é")[0]
-
-
-def test_languages_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert detect_language("Where can I find the fees of this account?")[0] == "en"
-    assert detect_language("Wo finde ich die Gebühren für dieses Konto?")[0] == "de"
-    assert detect_language("12 345 --") == ("und", 0.0)
 
 
 def test_an_empty_day_and_a_rerun() -> None:

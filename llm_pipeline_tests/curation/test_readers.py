@@ -87,7 +87,8 @@ def test_every_format_also_packed(tmp_path: Path, name: str, content: bytes | No
         ("a.pdf", b"%PDF-1.4 nothing else", ["broken_pdf"]),
         ("a.parquet", b"PAR1 nothing", ["broken_parquet"]),
         ("a.txt.gz", b"not gzip at all", ["corrupt_gz"]),
-        ("a.docx", b"PK", ["unsupported_format"]),
+        ("a.docx", b"PK", ["broken_docx"]),
+        ("a.xyz", b"PK", ["unsupported_format"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

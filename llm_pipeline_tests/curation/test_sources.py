@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_pipeline.curation import sources
+from llm_pipeline.curation.connectors import land
 from llm_pipeline.curation.python_docs import DocString
 from llm_pipeline.curation.readers import read_source
 from llm_pipeline.curation.sources import DAYS, Source, load_sources, spread
@@ -86,7 +86,7 @@ def test_the_generator_source_has_stable_names_and_no_rows_outside_its_days(tmp_
     assert table_hash(read_source(source, home, "2026-01-01")) == table_hash(rows)
     assert read_source(source, home, "2027-01-01").num_rows == 0
     with pytest.raises(ConfigError, match="did you mean 'documents_per_day'"):
-        sources.land(Source("support", "generator", options={"documents_per_dy": 50}, **RIGHTS), home, "2026-01-01")
+        land(Source("support", "generator", options={"documents_per_dy": 50}, **RIGHTS), home, "2026-01-01")
 
 
 def test_a_remote_uri_is_copied_once(tmp_path: Path) -> None:
