@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import spacy
+from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +29,8 @@ from llm_pipeline_tests.benchmarks.pii_sentences import Example, examples
 Found = tuple[int, int, str]
 _PRESIDIO = {
     "EMAIL_ADDRESS": "EMAIL", "PHONE_NUMBER": "PHONE", "IBAN_CODE": "IBAN", "CRYPTO": "CRYPTO_WALLET", "US_PASSPORT": "PASSPORT",
-    "UK_PASSPORT": "PASSPORT", "US_DRIVER_LICENSE": "DRIVER_LICENCE", "US_BANK_NUMBER": "BANK_ACCOUNT", "ABA_ROUTING_NUMBER": "BANK_ACCOUNT",
+    "UK_PASSPORT": "PASSPORT", "US_DRIVER_LICENSE": "DRIVER_LICENCE", "US_BANK_NUMBER": "BANK_ACCOUNT",
+    "ABA_ROUTING_NUMBER": "BANK_ACCOUNT",
     "ES_NIF": "NATIONAL_ID", "ES_NIE": "NATIONAL_ID", "IT_FISCAL_CODE": "NATIONAL_ID", "PL_PESEL": "NATIONAL_ID",
     "FI_PERSONAL_IDENTITY_CODE": "NATIONAL_ID", "DATE_TIME": "", "URL": "",
 }  # fmt: skip
@@ -48,45 +52,43 @@ def _ours(texts: Sequence[str]) -> list[list[Found]]:
     return found
 
 
+class _Blank(NlpEngine):  # type: ignore[misc]
+    """Tokens without a model: what pattern recognisers need."""
+
+    def __init__(self) -> None:
+        self.nlp = spacy.blank("en")
+
+    def load(self) -> None: ...
+
+    def is_loaded(self) -> bool:
+        return True
+
+    def process_text(self, text: str, language: str) -> NlpArtifacts:
+        tokens = self.nlp(text)
+        return NlpArtifacts([], tokens, [t.idx for t in tokens], [t.text.lower() for t in tokens], self, language)
+
+    def process_batch(self, texts: Iterable[str], language: str, **_: Any) -> Iterable[tuple[str, NlpArtifacts]]:
+        return ((text, self.process_text(text, language)) for text in texts)
+
+    def is_stopword(self, word: str, language: str) -> bool:
+        return bool(self.nlp.vocab[word].is_stop)
+
+    def is_punct(self, word: str, language: str) -> bool:
+        return bool(self.nlp.vocab[word].is_punct)
+
+    def get_supported_entities(self) -> list[str]:
+        return []
+
+    def get_supported_languages(self) -> list[str]:
+        return ["en"]
+
+
 def _presidio() -> Callable[[str], list[Found]]:
     """All pattern recognisers that Presidio loads for English, on a blank spaCy pipeline."""
-    import spacy
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-    from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine
-
-    class Blank(NlpEngine):  # type: ignore[misc]
-        """Tokens without a model: what pattern recognisers need."""
-
-        def __init__(self) -> None:
-            self.nlp = spacy.blank("en")
-
-        def load(self) -> None: ...
-        def is_loaded(self) -> bool:
-            return True
-
-        def process_text(self, text: str, language: str) -> NlpArtifacts:
-            tokens = self.nlp(text)
-            return NlpArtifacts([], tokens, [t.idx for t in tokens], [t.text.lower() for t in tokens], self, language)
-
-        def process_batch(self, texts: Iterable[str], language: str, **_: Any) -> Iterable[tuple[str, NlpArtifacts]]:
-            return ((text, self.process_text(text, language)) for text in texts)
-
-        def is_stopword(self, word: str, language: str) -> bool:
-            return bool(self.nlp.vocab[word].is_stop)
-
-        def is_punct(self, word: str, language: str) -> bool:
-            return bool(self.nlp.vocab[word].is_punct)
-
-        def get_supported_entities(self) -> list[str]:
-            return []
-
-        def get_supported_languages(self) -> list[str]:
-            return ["en"]
-
     registry = RecognizerRegistry()
     registry.load_predefined_recognizers(languages=["en"])
     registry.recognizers = [r for r in registry.recognizers if hasattr(r, "patterns") or "Phone" in r.name]
-    engine = AnalyzerEngine(registry=registry, nlp_engine=Blank(), supported_languages=["en"])
+    engine = AnalyzerEngine(registry=registry, nlp_engine=_Blank(), supported_languages=["en"])
 
     def find(text: str) -> list[Found]:
         return [(r.start, r.end, _PRESIDIO.get(r.entity_type, r.entity_type)) for r in engine.analyze(text, "en", score_threshold=0.3)]
@@ -131,7 +133,7 @@ def _figures(truth: Sequence[Example], found: dict[str, list[list[Found]]]) -> T
 
 
 def _corpora() -> dict[str, list[str]]:
-    bank = [document.text for day in SupportConfig().all_days[:4] for document in make_day(SupportConfig(), day).documents]
+    bank = [document.text() for day in SupportConfig().all_days[:4] for document in make_day(SupportConfig(), day).documents]
     return {"documentation": [doc.text for doc in doc_strings()], "bank": bank}
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_pipeline.curation.pii import PiiPolicy, load_policy, scan_texts, validators
-from llm_pipeline.curation.pii.policy import ENTITIES
 from llm_pipeline.curation.pii.finders import finders
+from llm_pipeline.curation.pii.policy import ENTITIES
 from llm_pipeline.curation.pii.windows import windows
 from llm_pipeline.errors import ConfigError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_pipeline.curation.pii import PiiPolicy, load_policy, scan_texts, scrub_messages, scrub_texts
+from llm_pipeline.curation.pii import PiiPolicy, scan_texts, scrub_messages, scrub_texts
 from llm_pipeline.curation.pii.policy import Mode
 from llm_pipeline.curation.pii.pseudonyms import KEY
 from llm_pipeline.curation.scrubbing import SPAN_SCHEMA, remaining, scrub_day, scrub_table

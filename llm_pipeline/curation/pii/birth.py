@@ -9,11 +9,13 @@ from llm_pipeline.curation.pii.context import AFTER, BEFORE, Context
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _MONTH = (
-    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|J[aä]nner|Mär|Mai|Okt|Dez|janv|févr|mars|avr|juin|juil|août|déc|ene|enero|abr|ago"
+    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|J[aä]nner|Mär|Mai|Okt|Dez|janv|févr|mars|avr|juin|juil|août|déc|ene|enero|abr|"
+    r"ago"
     r"|dic|gen|mag|giu|lug|set|ott|maart|mei|mrt|fev|mai|out|dez)[a-zéû]*\.?"
 )
 _DATE = re.compile(
-    rf"(?<![\w.$-])(?:(?:19|20)[0-9]{{2}}([-/. ])[0-9]{{1,2}}\1[0-9]{{1,2}}(?:T[0-9:.]+Z?)?|[0-9]{{1,2}}([-/. ])[0-9]{{1,2}}\2(?:19|20)?[0-9]{{2}}"
+    rf"(?<![\w.$-])(?:(?:19|20)[0-9]{{2}}([-/. ])[0-9]{{1,2}}\1[0-9]{{1,2}}(?:T[0-9:.]+Z?)?|[0-9]{{1,2}}([-/. ])[0-9]{{1,2}}\2(?:19|"
+    rf"20)?[0-9]{{2}}"
     rf"|[0-9]{{1,2}}(?:st|nd|rd|th|\.)?[ -](?:of |de )?{_MONTH},?[ -](?:de |del )?(?:19|20)?[0-9]{{2}}"
     rf"|{_MONTH}[ -][0-9]{{1,2}}(?:st|nd|rd|th)?,?[ -](?:19|20)[0-9]{{2}}|(?:19|20)[0-9]{{2}}[ -]{_MONTH}[ -][0-9]{{1,2}}"
     rf"|(?:19|20)[0-9]{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01]))(?![\w]|[-/.][0-9])",
@@ -21,7 +23,8 @@ _DATE = re.compile(
 )
 _WORDS = (
     "born, birth, birthday, birthdate, birthdays, dob, d o b, date of birth, geboren, geburtsdatum, geb, geburtstag, né, née, naissance, "
-    "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, född, født"
+    "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, "
+    "född, født"
 )
 _CONTEXT = Context({"birth": _WORDS})
 _ANCHOR = cased("born|birth|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|nace|naci|nací|nasci|nato|nata|urodz|född|født").replace(".", "[.]")

@@ -1,4 +1,4 @@
-"""What the words around a value say it is: "my passport number is ..." makes of nine digits a passport, "order no. ..." makes them nothing."""
+"""What the words around a value say it is: "my passport number is" makes nine digits a passport, "order no." makes them nothing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _WORD = re.compile(r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]|([^\W\d_]+)")
 OTHER = "#"
 """The topic of words that say a number is no one's."""
 _OTHERS = (
-    "order, orders, invoice, invoices, ticket, tickets, isbn, issn, ean, sku, version, release, build, serial, tracking, reference, ref, rfc, "
-    "section, chapter, page, port, pid, uuid, sha, hash, commit, revision, model, item, article, isin, vin, imei, parcel, receipt, bestellung, "
+    "order, orders, invoice, invoices, ticket, tickets, isbn, issn, ean, sku, version, release, build, serial, tracking, reference, ref, "
+    "rfc, "
+    "section, chapter, page, port, pid, uuid, sha, hash, commit, revision, model, item, article, isin, vin, imei, parcel, receipt, "
+    "bestellung, "
     "rechnung, pedido, factura, commande, facture, ordine, fattura, block, bytes, seconds, timestamp, expression, equation, doi"
 )
 _OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9)]\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
@@ -47,8 +49,7 @@ class Context:
             low = space
         for topics, at in reversed(list(self._read(text, low, start))):
             if OTHER in topics and start - at <= _DENIED:
-                found[OTHER] = start - at
-                break
+                return {**found, OTHER: start - at}
             for topic in topics - {OTHER}:
                 found.setdefault(topic, start - at)
         for topics, at in self._read(text, end, min(len(text), end + AFTER)):

@@ -14,28 +14,42 @@ from llm_pipeline.errors import ConfigError
 _COMMON = (
     "a an and as at be by can do for go he her his i if in is it may me my no of on or our she so the their this to up us was we will you "
     "april august bank best call card case cash chance dear hello hi good great day fee free home hope june joy law mark may new price "
-    "rich rose sales sunny thanks thank van von young your street road avenue lane drive close court way university college school hospital "
+    "rich rose sales sunny thanks thank van von young your street road avenue lane drive close court way university college school "
+    "hospital "
     "church station river lake mountain island bay beach park square bridge county city town village valley north south east west central "
-    "national international american british english french german spanish italian european asian african inc ltd llc plc corp gmbh company "
-    "group holdings foundation institute association society committee department ministry office court press news times post journal award "
+    "national international american british english french german spanish italian european asian african inc ltd llc plc corp gmbh "
+    "company "
+    "group holdings foundation institute association society committee department ministry office court press news times post journal "
+    "award "
     "prize theorem law model method test algorithm distribution function process equation effect rule number code type class error union "
     "sons brothers report data service software system version python java linux windows google apple amazon microsoft internet web site "
+    "team world everyone everybody folks guys friends colleagues support hiring manager applicant applicants editor members parents "
+    "students "
+    "reader readers valued santa diary god sirs madams neighbour neighbor jury council board staff community passengers guests "
     "please note see also when where what who why how which while after before during since until because although however here there then "
-    "agent customer user client server account savings credit debit loan premium standard student travel summit january february march july "
-    "september october november december monday tuesday wednesday thursday friday saturday sunday mr mrs ms miss dr prof sir madam lord lady "
-    "king queen prince princess president minister senator judge captain general colonel major saint st san santa los las el la le les der die "
+    "agent customer user client server account savings credit debit loan premium standard student travel summit january february march "
+    "july "
+    "september october november december monday tuesday wednesday thursday friday saturday sunday mr mrs ms miss dr prof sir madam lord "
+    "lady "
+    "king queen prince princess president minister senator judge captain general colonel major saint st san santa los las el la le les "
+    "der die "
     "das den del di da de du des un una une eine einen your yours ours unit apartment flat floor suite box po p.o sincerely regards cheers "
     "shipping billing address email phone fax mobile name date birth number from subject sent patient employee applicant candidate "
     "in-person one two three four five six seven eight nine ten first second third last next many most some any all each every both few "
     "art page gene faith grace angel star summer autumn winter spring rainy stormy sky ocean forest garden charity honor justice liberty "
-    "victory destiny harmony melody patience prudence constant merit royal noble sterling crystal diamond pearl ruby amber ivory ebony coral "
-    "opal jade scarlet violet olive lily daisy iris hazel ginger sage basil rosemary clay cliff dale glen heath reed rod bob nick pat rob sue "
-    "bill chip chuck dick drew frank jack jimmy john-boy max miles pierce ray skip ward wade chase hunter mason cooper carter taylor tailor "
+    "victory destiny harmony melody patience prudence constant merit royal noble sterling crystal diamond pearl ruby amber ivory ebony "
+    "coral "
+    "opal jade scarlet violet olive lily daisy iris hazel ginger sage basil rosemary clay cliff dale glen heath reed rod bob nick pat "
+    "rob sue "
+    "bill chip chuck dick drew frank jack jimmy john-boy max miles pierce ray skip ward wade chase hunter mason cooper carter taylor "
+    "tailor "
     "does did has had have not now than them they these those thus too very via vs with within without would yes yet"
 ).split()
-_USUAL_FIRST = frozenset("bill bob chuck drew frank jack max nick pat ray rob sue grace rose mark hazel iris lily ruby violet daisy scarlet "
-                         "jade amber angel faith olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will "
-                         "victoria charlotte florence sydney austin jordan paris chelsea".split())  # fmt: skip
+_USUAL_FIRST = (
+    "bill bob chuck drew frank jack max nick pat ray rob sue grace rose mark hazel iris lily ruby violet daisy scarlet jade amber angel faith "
+    "olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will victoria charlotte florence sydney "
+    "austin jordan paris chelsea"
+).split()
 """Words that are common, yet as often a first name: with a last name behind them they are one."""
 
 
@@ -65,7 +79,7 @@ def common_words() -> frozenset[str]:
 
 
 def usual_first_names() -> frozenset[str]:
-    return _USUAL_FIRST
+    return frozenset(_USUAL_FIRST)
 
 
 @lru_cache(maxsize=1)

@@ -125,7 +125,8 @@ IDENTIFIERS = (
     Identifier(
         "account",
         "BANK_ACCOUNT",
-        r"[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[ ,]+[0-9]{8})?|[0-9]{4} [0-9]{4}(?: [0-9]{2,4}){0,2}|[0-9]{4}-[0-9]{4}(?:-[0-9]{2,4}){1,2}|[0-9]{3}-[0-9]{5,8}(?:-[0-9]{1,3})?|[0-9]{6,17}",
+        r"[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[ ,]+[0-9]{8})?|[0-9]{4} [0-9]{4}(?: [0-9]{2,4}){0,2}|[0-9]{4}-[0-9]{4}(?:-[0-9]{2,4}){1,2}|"
+        r"[0-9]{3}-[0-9]{5,8}(?:-[0-9]{1,3})?|[0-9]{6,17}",
         _ACCOUNT_WORDS,
         _any,
         surest=0.85,
@@ -216,7 +217,8 @@ NAMED = (
         "licence",
         "DRIVER_LICENCE",
         r"[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|[0-9]{2,4}(?:[ -][0-9]{2,4}){1,4}|[A-Z0-9]{5,18}",
-        "driver license, drivers license, driver s license, driving license, driver licence, drivers licence, driver s licence, driving licence, "
+        "driver license, drivers license, driver s license, driving license, driver licence, drivers licence, driver s licence, driving "
+        "licence, "
         "license number, licence number, license no, licence no, dl, dl number, dln, führerschein, führerscheinnummer, "
         "permis de conduire, permiso de conducir, carnet de conducir, patente, rijbewijs",
         _any,

@@ -17,26 +17,41 @@ _TITLES = cased(
 )
 _TITLE = re.compile(rf"(?<!\w)(?:{_TITLES})\b(?:\.(?: |(?=[A-Z]))| )(?P<v>{_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE} {_NAME}|{_NAME})){{0,3}})")
 _STATED = cased(
-    "name|i am called|account holder|holder|beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|signed by|"
-    "on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|cognome|"
-    "naam|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo"
+    "name|i am called|account holder|holder|beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|"
+    "signed by|"
+    "on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|"
+    "cognome|"
+    "naam|paziente|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo"
 )
-_LINK = r"(?: is|['\"]?:|,|=| -|\.)?[ '\"\n]{0,2}"
+_LINK = r"(?: is|['\"]?:|,|=|>| -|\.)?[ '\"\n]{0,2}"
 _SELF = cased("name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
 _REST = rf"(?: [{_UPPER}]\.)?(?: {_NAME}){{0,2}}"
+_CERTAIN = re.compile(
+    r"(?i:name|holder|beneficiary|payee|signed(?: by)?|patient|paziente|applicant|employee|candidate|interviewer|attn)\W+"
+)
 _INTRODUCTION = re.compile(rf"(?<![^\W_])(?:{_STATED}){_LINK}(?P<v>{_NAME}{_REST})")
 _SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,2}})")
+_HELLO = cased(
+    "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá"
+)
 _SURE = cased(
-    "hi|hello|hey|dear|thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|"
-    "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbour|neighbor|assistant|uncle|"
+    "thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|"
+    "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbour|neighbor|assistant|"
+    "uncle|"
     "aunt|cousin"
 )
 _TOWARDS = cased("ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc")
-_BEFORE = re.compile(rf"(?<!\w)(?:(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{_NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)")
+_BEFORE = re.compile(
+    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{_NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)"
+)
 _VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
 _AFTER = re.compile(
-    rf"(?<![\w'’\[@/.#-])(?P<v>{_NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|going))\b"
+    rf"(?<![\w'’\[@/.#-])(?P<v>{_NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|"
+    rf"going))\b"
 )
+_UNLISTED = 0.52
+_PLACING = re.compile(r"\b(?:in|at|the|your|our|near|of) $")
+"""Before "Notting Hill", not before a person."""
 _SUFFIXES = frozenset(
     "inc ltd llc plc corp gmbh group company bank university college hospital school sons & co street road avenue".split()
 )
@@ -50,11 +65,17 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
     run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{_PARTICLE} )*{upper}{letters}*))+"
     titled = "|".join(f"{title}{end}" for title in _TITLES.replace(".", "[.]").split("|") for end in ("[.]", " "))
     return [
-        Finder(run, judge.full, before=8, after=8, worth=judge.holds_first),
+        Finder(run, judge.full, before=8, after=8, worth=judge.holds_name),
         Finder(titled, judge.titled, before=10, after=90),
         Finder(rf"(?:{_STATED}){_LINK}{upper}", judge.introduced(_INTRODUCTION), before=4, after=90),
         Finder(f"(?:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
-        Finder(rf"(?:(?:{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*", judge.greeted, before=2, after=40, worth=judge.ends_in_first),
+        Finder(
+            rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*",
+            judge.greeted,
+            before=2,
+            after=40,
+            worth=judge.ends_in_name,
+        ),
         Finder(
             rf"{upper}{letters}+ (?:{_VERBS}|and I|is|was|has|will|can|could|would) ",
             judge.acting,
@@ -90,11 +111,13 @@ class _Judge:
         lower = re.sub(r"['’]s$", "", word.lower())
         return len(word) > 2 and not word.isupper() and word.isalpha() and lower not in self.common and lower not in self.places
 
-    def holds_first(self, value: str) -> bool:
-        return any(map(self.is_first, value.replace("'s", "").replace("’s", "").split(" ")))
+    def holds_name(self, value: str) -> bool:
+        words = value.replace("'s", "").replace("’s", "").split(" ")
+        return any(self.is_first(word) or self.is_last(word) or word[1:] == "." for word in words)
 
-    def ends_in_first(self, value: str) -> bool:
-        return self.is_first(re.split(r"[ \n]", re.sub(r"['’]s$", "", value))[-1])
+    def ends_in_name(self, value: str) -> bool:
+        word = re.split(r"[ \n]", re.sub(r"['’]s$", "", value))[-1]
+        return self.is_first(word) or self.may_be_last(word)
 
     def starts_alone(self, value: str) -> bool:
         return self.is_alone(value.split(" ", 1)[0])
@@ -110,13 +133,17 @@ class _Judge:
                     i += 1
                     continue
                 last, at = words[end]
-                yield match.start() + words[i][1], match.start() + at + len(last), score, "PERSON", "full_name"
+                start = match.start() + words[i][1]
+                if score > _UNLISTED or not _PLACING.search(text, max(0, start - 6), start):
+                    yield start, match.start() + at + len(last), score, "PERSON", "full_name"
                 i = end + 1
 
     def _end(self, words: Sequence[str], i: int) -> tuple[int, float]:
         """Index of the last word of the name that begins at word `i`, and how sure it is; 0 for none."""
-        if not self.is_first(words[i]) or words[i].lower() in self.never or (words[i].isupper() and not words[i + 1].isupper()):
+        if words[i].lower() in self.never or (words[i].isupper() and not words[i + 1].isupper()):
             return 0, 0.0
+        if not self.is_first(words[i]):
+            return self._unlisted_end(words, i)
         j = i + 1
         while j < len(words) - 1 and self._links(words, j):
             j += 1
@@ -131,6 +158,14 @@ class _Judge:
         if j + 2 < len(words) and words[j + 1][0].islower() and self.may_be_last(words[j + 2]):
             j += 2
         return j, 0.85 if listed else 0.6
+
+    def _unlisted_end(self, words: Sequence[str], i: int) -> tuple[int, float]:
+        """A first word that no list has: an initial behind it ("Oyelaran B. Smith"), or a listed last name that ends the run."""
+        if not self.may_be_last(words[i]) or self.is_last(words[i]):
+            return 0, 0.0
+        if words[i + 1][1:] == "." and i + 2 < len(words) and self.may_be_last(words[i + 2]):
+            return i + 2, 0.6
+        return (i + 1, _UNLISTED) if len(words) == 2 and self.is_last(words[1]) and self.may_be_last(words[1]) else (0, 0.0)
 
     def _links(self, words: Sequence[str], j: int) -> bool:
         """Word `j` is an initial, a particle, or a further first name before a last name."""
@@ -157,15 +192,25 @@ class _Judge:
                 end = self._listed(match["v"])
                 if end:
                     yield match.start("v"), match.start("v") + end, 0.84, "PERSON", "introduction"
+                elif _CERTAIN.match(match.group()) and self._unlisted(match["v"]):
+                    yield match.start("v"), match.end("v"), 0.55, "PERSON", "introduction"
 
         return find
+
+    def _unlisted(self, value: str) -> bool:
+        """Two or three capitalised words that may all be names."""
+        words = value.split(" ")
+        return len(words) > 1 and all(word[1:] == "." or (word[0].isupper() and self.may_be_last(word)) for word in words)
 
     def greeted(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single first name behind a greeting or kin ("my wife Ann"), or, when it is hardly anything else, behind "told", "from" ..."""
         for match in _BEFORE.finditer(text, low, high):
             word = re.sub(r"['’]s$", "", match["v"])
-            if word.lower() not in self.never and (self.is_first(word) if match["sure"] else self.is_alone(word)):
-                yield match.start("v"), match.start("v") + len(word), 0.7 if match["sure"] else 0.55, "PERSON", "greeting"
+            sure = bool(match["sure"] or match["hello"])
+            if word.lower() not in self.never and (self.is_first(word) if sure else self.is_alone(word)):
+                yield match.start("v"), match.start("v") + len(word), 0.7 if sure else 0.55, "PERSON", "greeting"
+            elif match["hello"] and text[match.end() : match.end() + 1] in (",", "!") and self.may_be_last(word):
+                yield match.start("v"), match.start("v") + len(word), 0.52, "PERSON", "greeting"
 
     def acting(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single first name before a verb of persons."""

@@ -1,4 +1,4 @@
-"""Street addresses as they are written in English, German, Dutch, Scandinavian, French, Spanish, Portuguese, Italian and Polish, and boxes."""
+"""Street addresses as English, German, Dutch, Scandinavian, French, Spanish, Portuguese, Italian and Polish write them, and boxes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _UP = "[A-ZÀ-ÖØ-ÞŁŚŻŹĆ]"
 _CITY = rf"(?:St\. )?{_UP}[\w'’]+(?:[ -](?:{_UP}[\w'’]+|am|an|der|de|la|upon|on|sur|del|di|in|do)){{0,3}}(?: \([A-Z]{{2}}\))?"
 _CODE = (
     r"(?:[A-Z]{2,3},?\s+[0-9]{4,5}(?:-[0-9]{4})?|[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}|(?:[A-Z]{2},? )?[A-Z][0-9][A-Z] ?[0-9][A-Z][0-9]"
-    r"|[A-Z][0-9][0-9W] ?[A-Z0-9]{4}|[0-9]{4} ?[A-Z]{2}|[0-9]{5}(?:-[0-9]{3,4})?|[0-9]{2}-[0-9]{3}|[0-9]{3} [0-9]{2}|[0-9]{4}(?:-[0-9]{3})?)(?!\w)"
+    r"|[A-Z][0-9][0-9W] ?[A-Z0-9]{4}|[0-9]{4} ?[A-Z]{2}|[0-9]{5}(?:-[0-9]{3,4})?|[0-9]{2}-[0-9]{3}|[0-9]{3} [0-9]{2}|"
+    r"[0-9]{4}(?:-[0-9]{3})?)(?!\w)"
 )
 _TAIL = rf"(?:(?:,\s*|\s+|\n)(?:{_CITY},?\s+){{0,2}}{_CODE}|(?:,\s*{_CITY}){{1,3}},?\s+{_CODE})(?:,?\s{_CITY}(?![\w]))?"
 _TOWN = rf"(?:,\s{_CITY}(?=[.,;\n]|$))?"
@@ -26,7 +27,8 @@ _LIVING = re.compile(
     r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
     re.I,
 )
-_JOINED = "straße|strasse|str[.]|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef|gatan|vägen|veien|vejen|gade|katu"
+_JOINED = "straße|strasse|str[.]|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef"
+    "|gatan|vägen|veien|vejen|gade|katu"
 _JOINED_WEAK = "damm|hof|baan|gata|tie|ring|pad"
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
 _FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")
@@ -36,13 +38,16 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     suffix = "|".join(street_suffixes())
     romance = "|".join(re.escape(word) for word in street_prefixes())
     english = re.compile(
-        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9],)(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )(?:(?:[NSEW]|North|South|East|West)\.? )?"
+        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9],)(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )(?:(?:[NSEW]|North|South|East|"
+        rf"West)\.? )?"
         rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
         rf"(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"
     )
     post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo|Appartamento|Esc\.|bus|/) ?[0-9A-Z]*\b)?(?:{_TAIL}|{_TOWN})"
     house = r" [0-9]{1,4}(?:[a-zA-Z]|[/-][0-9]+)?(?!\w|\.[0-9])"
-    joined = re.compile(rf"(?<![\w-]){_UP}[\w.-]*(?:(?:{_JOINED}|(?:-| )(?:{_APART})){house}{post}|(?P<weak>{_JOINED_WEAK}){house}(?P<tail>{post}))")
+    joined = re.compile(
+        rf"(?<![\w-]){_UP}[\w.-]*(?:(?:{_JOINED}|(?:-| )(?:{_APART})){house}{post}|(?P<weak>{_JOINED_WEAK}){house}(?P<tail>{post}))"
+    )
     french = re.compile(
         rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?:{_FRENCH}) "
         rf"(?:(?:de la|de l'|de|du|des|d'|l'|la|le) ?)?{_UP}[\w'’-]+(?:[ -]{_UP}[\w'’-]+){{0,3}}{post}"
@@ -50,17 +55,18 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     unnumbered = re.compile(rf"(?<!\w)(?:{_FRENCH}) (?:(?:de la|de|du|des|la|le) )?{_CITY},?\s[0-9]{{5}} {_CITY}")
     military = re.compile(rf"(?:(?:{_CITY}|PSC [0-9]+|Unit [0-9]+)(?:,? Box [0-9]+)?,? )?\b[AFD]PO A[AEP] [0-9]{{5}}(?:-[0-9]{{4}})?\b")
     southern = re.compile(
-        rf"(?<!\w)(?:{romance}) "
-        rf"(?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}[\w'’.-]+(?: [\w'’.-]+){{0,4}}?,? (?:nº ?|n\. ?)?[0-9]{{1,4}}\b{post}"
+        rf"(?<!\w)(?:{romance}|(?P<weak>C\.|R\.)) "
+        rf"(?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}[\w'’.-]+(?: [\w'’.-]+){{0,4}}?,? (?:nº ?|n\. "
+        rf"?)?[0-9]{{1,4}}\b(?P<tail>{post})"
     )
     polish = re.compile(rf"(?<!\w)(?:ul\.|ulica|aleja|al\.|pl\.) {_UP}\w+(?: {_UP}\w+)? [0-9]{{1,4}}[A-Za-z]?(?:/[0-9]+)?{post}")
     return [
         Finder(rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}})?[A-Za-z]?,?\s(?:[NSEW][.]? )?[{_UP[1:-1]}0-9]", _english(english, locales), 28, 190),
         _finder("street_joined", joined, rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}) [0-9]"),
         _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) "),
-        _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.8),
+        _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.87),
         _finder("military", military, "PO A[AEP] [0-9]{5}"),
-        _finder("street_south", southern, f"(?:{romance}) (?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}"),
+        _finder("street_south", southern, f"(?:{romance}|[CR][.]) (?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}"),
         _finder("street_pl", polish, rf"(?:ul[.]|ulica|aleja|al[.]|pl[.]) {_UP}"),
         _finder(
             "post_box",

@@ -22,7 +22,7 @@ Mode = Literal["placeholder", "pseudonym", "mask", "drop", "keep"]
 
 @dataclass(frozen=True)
 class PiiPolicy:
-    """`placeholder` writes `[EMAIL]`, `pseudonym` `[EMAIL_3f9a...]`, `mask` one `*` per letter or digit, `drop` nothing; `keep` does not look."""
+    """`placeholder` writes `[EMAIL]`, `pseudonym` `[EMAIL_3f9a...]`, `mask` a `*` for each letter, `drop` nothing; `keep` doesn't look."""
 
     default: Mode = "placeholder"
     modes: Mapping[str, Mode] = field(default_factory=dict)

@@ -17,18 +17,21 @@ _CANDIDATE = re.compile(
 )
 _EXTENSION = re.compile(r" ?(?:x|#|ext\.?|extension) ?[0-9]{1,6}$", re.I)
 _DATE = re.compile(
-    r"(?:19|20)\d\d[-. /]\d{1,2}[-. /]\d{1,2}(?:[ -]\d{1,2})?|\d{1,2}[-. /]\d{1,2}[-. /](?:19|20)?\d\d(?:[ -]\d{1,2})?|(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d"
+    r"(?:19|20)\d\d[-. /]\d{1,2}[-. /]\d{1,2}(?:[ -]\d{1,2})?|\d{1,2}[-. /]\d{1,2}[-. /](?:19|20)?\d\d(?:[ -]\d{1,2})?|(?:19|20)\d\d "
+    r"?[-/] ?(?:19|20)\d\d"
 )
 _NANP = re.compile(r"(?:(?:001-|\+?1[ .-]?)?)(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?:(?(1)\1|[ .-]))[0-9]{4}")
 _TRUNK = re.compile(r"\([0-9]{2,5}\)[ .-]?[0-9]{2,8}(?:[ .-][0-9]{2,8}){0,3}")
 _STRONG = (
     "phone, phones, telephone, tel, cell, cellphone, mobile, mob, dial, sms, whatsapp, fax, landline, hotline, callback, phone number, "
     "contact number, telefon, telefonnummer, handy, handynummer, "
-    "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, celular, "
+    "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, "
+    "celular, "
     "telemóvel, telefoon, telefoonnummer, mobiel, numer telefonu, telefonu, komórka, puhelin, puhelinnumero, mobilnummer, tlf, anrufen"
 )
 _WEAK = (
-    "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best number, "
+    "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best "
+    "number, "
     "nummer, numéro, número, llamar, appeler, chiamare"
 )
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
