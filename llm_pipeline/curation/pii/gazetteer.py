@@ -46,8 +46,10 @@ _COMMON = (
     "does did has had have not now than them they these those thus too very via vs with within without would yes yet"
 ).split()
 _USUAL_FIRST = (
-    "bill bob chuck drew frank jack max nick pat ray rob sue grace rose mark hazel iris lily ruby violet daisy scarlet jade amber angel faith "
-    "olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will victoria charlotte florence sydney "
+    "bill bob chuck drew frank jack max nick pat ray rob sue grace rose mark hazel iris lily ruby violet daisy scarlet jade amber angel "
+    "faith "
+    "olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will victoria charlotte florence "
+    "sydney "
     "austin jordan paris chelsea"
 ).split()
 """Words that are common, yet as often a first name: with a last name behind them they are one."""

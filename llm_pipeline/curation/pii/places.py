@@ -27,8 +27,10 @@ _LIVING = re.compile(
     r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
     re.I,
 )
-_JOINED = "straße|strasse|str[.]|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef"
+_JOINED = (
+    "straße|strasse|str[.]|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef"
     "|gatan|vägen|veien|vejen|gade|katu"
+)
 _JOINED_WEAK = "damm|hof|baan|gata|tie|ring|pad"
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
 _FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")
