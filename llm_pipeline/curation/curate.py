@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_pipeline.curation.files import ROWS, Corpus, ParquetOut, suite_rows
-from llm_pipeline.curation.ledger import Entry, ledger_table
+from llm_pipeline.curation.files import Corpus, ParquetOut, files_of, suite_rows
+from llm_pipeline.curation.ledger import Action, Entry, ledger_table
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import ContractError
 from llm_pipeline.store import write_atomically
@@ -65,10 +66,13 @@ class Run:
     def normalised(self, source: Path, licence: str) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.normalise import normalise
         from llm_pipeline.curation.quality import load_policy
+        from llm_pipeline.curation.readers import RAW_SCHEMA, raw_batches, read_file
 
         policy = load_policy().poison
         declared = Source("corpus", "files", licence, "user", "provided by the user", uri=str(source))
-        for raw in raw_tables(declared, source):
+        root = source if source.is_dir() else source.parent
+        records = (record for file in files_of(source) for record in read_file(file, root))
+        for raw in chain([RAW_SCHEMA.empty_table()], raw_batches(declared, records)):
             self.balance.received += raw.num_rows
             yield normalise(raw, "", (), policy)
 
@@ -139,28 +143,11 @@ def curate(
     return summary
 
 
-def raw_tables(source: Source, path: Path) -> Iterator[pa.Table]:
-    """Everything below `path` as raw rows with provenance, some thousand at a time."""
-    from llm_pipeline.curation.readers import raw_table, read_file
-
-    root = path if path.is_dir() else path.parent
-    records = []
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_dir() or any(part.startswith(".") for part in file.relative_to(root).parts):
-            continue
-        for record in read_file(file, root):
-            records.append(record)
-            if len(records) == ROWS:
-                yield raw_table(source, records)
-                records = []
-    yield raw_table(source, records)
-
-
 def _judged(
     tables: Callable[[], Iterator[pa.Table]], verdicts: Iterator[pa.Table], stage: str, rule: str = ""
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(rows that stay, ledger) out of rows and verdicts {id, keep, reason, ...} in the same order, however either is cut into tables."""
-    waiting = pa.table({"id": pa.array([], pa.string())})
+    waiting = next(verdicts)
     for table in tables():
         while waiting.num_rows < table.num_rows:
             waiting = pa.concat_tables([waiting, next(verdicts)], promote_options="permissive")
@@ -186,7 +173,7 @@ def _entry(stage: str, rule: str) -> Callable[[Row, Row], Entry]:
 
     def entry(row: Row, verdict: Row) -> Entry:
         reason = rule or verdict["reason"]
-        action = "quarantined" if reason in QUARANTINED else "removed"
+        action: Action = "quarantined" if reason in QUARANTINED else "removed"
         score = verdict.get("jaccard", verdict.get("overlap", verdict.get(reason)))
         detail = verdict.get("kept_id") or verdict.get("matched_id") or ""
         return Entry(row["id"], row["uri"], row["row"], stage, reason, action, score, detail)

@@ -114,7 +114,7 @@ class Corpus:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         root = self.path if self.path.is_dir() else self.path.parent
-        for path in _files(self.path):
+        for path in files_of(self.path):
             for record in read_file(path, root, suites=True):
                 try:
                     yield self._row(record)
@@ -168,7 +168,8 @@ def _cell(value: Any, kind: Any) -> Any:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files_of(path: Path) -> Iterator[Path]:
+    """The file, or the files below a folder in order of their names, hidden ones left out."""
     if not path.is_dir():
         yield path
         return
@@ -222,7 +223,7 @@ def with_ids_as(table: pa.Table, kind: Any, names: tuple[str, ...] = ("id",)) ->
 def suite_rows(path: Path) -> Mapping[str, list[dict[str, Any]]]:
     """The suites at a path, by name: rows {id, question or text, answer}; what has only a text counts as a question."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for file in _files(path):
+    for file in files_of(path):
         rows = found.setdefault(file.name.split(".")[0], [])
         for record in read_file(file, file.parent, suites=True):
             if record.problem or record.media_type != JSON:
