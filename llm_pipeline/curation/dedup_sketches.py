@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from llm_pipeline.curation.signatures import PERMUTATIONS, Matrix, Shingled, shingle, signature_matrix, signatures
 from llm_pipeline.curation.word_hashes import Hashes, groups, mix, word_hashes
@@ -27,9 +26,10 @@ from llm_pipeline.errors import ContractError
 
 Numbers = NDArray[np.int64]
 Scores = NDArray[np.float64]
-_PAIRS = 8192
-_SHINGLES = 1 << 20
-"""Pairs are compared in groups of at most so many signatures, and of documents with about so many shingles."""
+_ESTIMATED = 8192
+"""Pairs of signatures that are compared at a time."""
+_REMEMBERED = 1 << 22
+"""Shingles of rows that were just compared stay in memory, about so many together."""
 _CHANCE = 1 / 256
 LICENCES = (
     ("cc0", "public-domain", "pddl", "unlicense"),
@@ -76,6 +76,8 @@ class Sketches:
         self._bounds: Numbers = np.zeros(1, dtype=np.int64)
         self.hashes: Hashes = np.empty(0, dtype=np.uint64)
         """Of every row's text."""
+        self._sets: dict[int, Hashes] = {}
+        self._remembered = 0
 
     def __enter__(self) -> Sketches:
         return self
@@ -138,10 +140,10 @@ class Sketches:
         """
         floor = self.threshold - 3.5 * (self.threshold * (1 - self.threshold) / PERMUTATIONS) ** 0.5
         scores = np.zeros(len(a))
-        for start in range(0, len(a), _PAIRS):
-            part = slice(start, start + _PAIRS)
+        for start in range(0, len(a), _ESTIMATED):
+            part = slice(start, start + _ESTIMATED)
             likely = np.flatnonzero(self._estimate(a[part], b[part]) >= floor) + start
-            scores[likely] = self._jaccard(a[likely], b[likely])
+            scores[likely] = [self._jaccard(x, y) for x, y in zip(a[likely].tolist(), b[likely].tolist(), strict=True)]
         return scores
 
     def _estimate(self, a: Numbers, b: Numbers) -> Scores:
@@ -152,29 +154,28 @@ class Sketches:
             del lowest
         return (agree - _CHANCE) / (1 - _CHANCE)
 
-    def _jaccard(self, a: Numbers, b: Numbers) -> Scores:
-        scores = np.zeros(len(a))
-        costs = np.cumsum(np.diff(self._bounds)[a] + np.diff(self._bounds)[b]) // _SHINGLES
-        for number in np.unique(costs):
-            part = np.flatnonzero(costs == number)
-            rows, place = np.unique(np.concatenate([a[part], b[part]]), return_inverse=True)
-            sets = self._sets(rows)
-            sizes = np.diff(sets.indptr)
-            left, right = place[: len(part)], place[len(part) :]
-            shared = np.asarray(sets[left].multiply(sets[right]).sum(axis=1))
-            scores[part] = shared / (sizes[left] + sizes[right] - shared)
-        return scores
+    def _jaccard(self, a: int, b: int) -> float:
+        first, second = self._set(a), self._set(b)
+        small, large = (first, second) if len(first) < len(second) else (second, first)
+        if not len(small):
+            return 0.0
+        at = np.minimum(large.searchsorted(small), len(large) - 1)
+        shared = int(np.count_nonzero(large[at] == small))
+        return shared / (len(small) + len(large) - shared)
 
-    def _sets(self, rows: Numbers) -> Any:
-        """The sets of shingles of some rows as a sparse matrix of ones (of 63 bits of every hash)."""
-        file, starts, ends = self._files["shingles"].fileno(), self._bounds[rows] * 8, self._bounds[rows + 1] * 8
-        parts = [os.pread(file, end - start, start) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        columns = (np.frombuffer(b"".join(parts), dtype=np.uint64) >> np.uint64(1)).astype(np.int64)
-        bounds = np.concatenate([[0], np.cumsum((ends - starts) // 8)])
-        sets = csr_array((np.ones(len(columns), dtype=np.int32), columns, bounds), shape=(len(rows), (1 << 63) - 1))
-        sets.sum_duplicates()
-        sets.data[:] = 1
-        return sets
+    def _set(self, row: int) -> Hashes:
+        """The different shingles of a row, ascending; those of the last rows that were asked for are remembered."""
+        if row not in self._sets:
+            start, end = self._bounds[row : row + 2].tolist()
+            stored = os.pread(self._files["shingles"].fileno(), (end - start) * 8, start * 8)
+            found = np.sort(np.frombuffer(stored, dtype=np.uint64))
+            found = found[np.append(found[1:] != found[:-1], True)[: len(found)]]
+            if self._remembered > _REMEMBERED:
+                self._sets.clear()
+                self._remembered = 0
+            self._sets[row] = found
+            self._remembered += len(found)
+        return self._sets[row]
 
 
 def _keys(table: pa.Table) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -65,6 +65,11 @@ def _changed(text: str, words: list[str], r: random.Random) -> str:
     return " ".join(changed)
 
 
+def peak_memory() -> float:
+    """MB of this process; unlike `getrusage` without those of the process that started it."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1e3
+
+
 def worker(corpus: Path, folder: Path) -> None:
     """Deduplicate and print CPU seconds, peak memory and the members of clusters."""
 
@@ -80,7 +85,7 @@ def worker(corpus: Path, folder: Path) -> None:
         writer.write_table(table)
     if writer:
         writer.close()
-    seconds, peak = time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    seconds, peak = time.process_time() - begun, peak_memory()
     clusters = pq.read_table(out, columns=["id", "cluster_id"]).to_pylist()
     members = [(i, int(row["cluster_id"][1:])) for i, row in enumerate(clusters)]
     print(json.dumps({"seconds": seconds, "peak": peak, "members": members}))
@@ -97,7 +102,7 @@ def run(command: list[str], corpus: Path, *last: str) -> dict[str, Any]:
 
 def quality(corpus: Path, members: list[list[int]], planted: list[Pair]) -> tuple[float, float]:
     """Share of planted pairs above the threshold in one cluster, and of members of clusters with a true twin among the others."""
-    cluster = dict(members)
+    cluster: dict[int, int] = dict(members)  # type: ignore[arg-type]
     groups: dict[int, list[int]] = {}
     for row, number in members:
         groups.setdefault(number, []).append(row)

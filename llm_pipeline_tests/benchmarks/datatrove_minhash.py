@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import re
 import struct
 import sys
 import time
@@ -24,6 +24,11 @@ from datatrove.utils.hashing import HashConfig
 class Spaces:
     def word_tokenize(self, text: str) -> list[str]:
         return text.split()
+
+
+def peak_memory() -> float:
+    """MB of this process; unlike `getrusage` without those of the process that started it."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1e3
 
 
 def main(corpus: Path, folder: Path, words: str) -> None:
@@ -43,7 +48,7 @@ def main(corpus: Path, folder: Path, words: str) -> None:
         LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=f"{folder}/logs/{number}").run()
     seconds = time.process_time() - begun
     members = list(struct.iter_unpack("<2I", Path(folder, "clusters", "000000.clusters").read_bytes()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = peak_memory()
     print(json.dumps({"seconds": seconds, "peak": peak, "members": members}))
 
 
