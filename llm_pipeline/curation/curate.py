@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.files import Corpus, ParquetOut, files_of, suite_rows
-from llm_pipeline.curation.ledger import Action, Entry, ledger_table
+from llm_pipeline.curation.ledger import LEDGER_SCHEMA, Action, Entry, ledger_table
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import ContractError
 from llm_pipeline.store import write_atomically
@@ -147,8 +147,11 @@ def _judged(
     tables: Callable[[], Iterator[pa.Table]], verdicts: Iterator[pa.Table], stage: str, rule: str = ""
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(rows that stay, ledger) out of rows and verdicts {id, keep, reason, ...} in the same order, however either is cut into tables."""
-    waiting = next(verdicts)
+    waiting = pa.table({})
     for table in tables():
+        if not table.num_rows:
+            yield table, LEDGER_SCHEMA.empty_table()
+            continue
         while waiting.num_rows < table.num_rows:
             waiting = pa.concat_tables([waiting, next(verdicts)], promote_options="permissive")
         mine, waiting = waiting.slice(0, table.num_rows), waiting.slice(table.num_rows)
