@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.sources import load_sources
+from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.defs.tables import DAILY, SNAPSHOT, bars, blocking, check, check_contract, contract_spec, made, records
 from llm_pipeline.paths import DATA
@@ -122,6 +123,7 @@ def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
 )
 def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     """A window of days without duplicates (over all days), older article revisions and evaluation questions; one verdict per document."""
+    from llm_pipeline.curation.heterogeneity import heterogeneity, plots
     from llm_pipeline.curation.snapshot import build_snapshot, problems
 
     place = home.open()
@@ -130,8 +132,13 @@ def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     clusters = pq.read_table(artifact.file("clusters.parquet"))
     info = artifact.info
     yield check("corpus_snapshot", "removals_are_explained", problems(clusters))
+    variety = heterogeneity(
+        pq.read_table(artifact.file("documents.parquet"), columns=["id", "text", "source", "kind", "language", "cluster_id"])
+    )
     metadata = {
         "dagster/row_count": info["reasons"].get("kept", 0),
+        "variety": dg.MetadataValue.json(variety),
+        **{f"variety/{name}": figure(plot) for name, plot in plots(variety).items()},
         "received": info["documents"],
         "until": info["until"],
         "days": len(info["days"]),
