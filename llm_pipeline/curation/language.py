@@ -14,11 +14,11 @@ from typing import Any
 
 UNDETERMINED = ("und", 0.0)
 """What has no letters, as ISO 639-2 names it."""
-FIRST_LOOK, SECOND_LOOK = 80, 400
-SURE = 0.7
+FIRST_LOOK, SECOND_LOOK = 80, 240
+SURE = 0.6
 """The probability from which on the first look decides."""
-_NOISE = re.compile(r"(?m)^(?:Customer|Agent|System|User|Assistant): |https?://\S+|\S+@\S+|<[^<>]{1,80}>|[\s\0]+")
-_HAS_NOISE = re.compile(r"[@<\n\r\0]|: |://")
+_NOISE = re.compile(r"(?m)^(?:Customer|Agent|System|User|Assistant): |https?://\S+|\S+@\S+|<[^<>]{1,80}>")
+_SIGNS_OF_NOISE = ("://", "@", "<", "Customer: ", "Agent: ", "User: ", "Assistant: ", "System: ")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -38,17 +38,19 @@ def _identify(text: str) -> tuple[str, float]:
 
 
 def _sample(text: str, length: int) -> str:
-    """The beginning as one clean line: no addresses, tags, speaker labels, line breaks or lone surrogates."""
+    """The beginning as one clean line: no addresses, tags, speaker labels or line breaks."""
     start = text[: 2 * length]
-    if not start.isascii():
-        start = start.encode("utf-8", "replace").decode()
-    if _HAS_NOISE.search(start):
+    if any(sign in start for sign in _SIGNS_OF_NOISE):
         start = _NOISE.sub(" ", start)
-    return start.strip()[:length]
+    return " ".join(start.split())[:length]
 
 
 def _predict(line: str) -> tuple[float, str]:
-    found = _model().predict(f"{line.lower() if line.isupper() else line}\n", 1, 0.0, "strict")
+    shown = line.lower() if line.isupper() else line
+    try:
+        found = _model().predict(f"{shown}\n", 1, 0.0, "strict")
+    except UnicodeEncodeError:  # a lone surrogate
+        found = _model().predict(f"{shown.encode('utf-8', 'replace').decode()}\n", 1, 0.0, "strict")
     return (min(found[0][0], 1.0), found[0][1].removeprefix("__label__")) if found else (0.0, "und")
 
 

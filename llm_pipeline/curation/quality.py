@@ -95,7 +95,7 @@ def verdicts_of(
     found = {**corpus.findings(table), **_in_titles(table, policy)}
     scores: dict[str, list[Floats]] = {name: [] for name in SCORES}
     bias_terms = lexicon(tuple(word for words in policy.bias_terms.values() for word in words))
-    for first, last in _chunks(texts):
+    for first, last in chunks(texts):
         view = View(
             [
                 _SPEAKER.sub("", text) if kind == "conversation" else text
@@ -135,7 +135,7 @@ def _strings(table: pa.Table, name: str) -> list[str]:
     return [str(value or "") for value in table[name].to_pylist()]
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+def chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Runs of rows with some CHUNK characters, at least one row each."""
     first, size = 0, 0
     for at, text in enumerate(texts):

@@ -87,11 +87,12 @@ class Repeats:
 
 def _repeats(view: View, keys: Hashes, first: Ints) -> Iterator[Repeats]:
     """The repeats of n tokens for n from 2 on, given the keys of single tokens and where each occurs first."""
-    at = np.arange(len(keys))
+    at, doc = np.arange(len(keys)), view.tokens.doc
     for n in range(2, REPEATED[-1] + 1):
         again = np.bincount(first, minlength=len(first))[first] > 1
         at, keys = at[again], keys[again]
-        follows = np.flatnonzero(np.diff(at) == 1)  # an n-gram is two (n-1)-grams, one token apart
+        follows = np.flatnonzero(np.diff(at) == 1)  # an n-gram is two (n-1)-grams of a text, one token apart
+        follows = follows[doc[at[follows]] == doc[at[follows + 1]]]
         at = at[follows]
         keys = mixed(keys[follows] * np.uint64(0x9FB21C651E98DF25) + view.token_hashes[at + n - 1])
         first = first_of(keys)

@@ -136,7 +136,7 @@ def _sentences(view: View, sentence_end: Bools, wanted: Bools) -> Floats:
     A text of one line is a passage, not a page: it has no such number.
     """
     words, lines = view.words, view.lines
-    line_of_word = np.searchsorted(lines.start, words.start, side="right") - 1
+    line_of_word = view.line_of_word
     wanted = wanted & view.is_a(TERMINAL)[lines.end - 1] & (np.bincount(line_of_word, minlength=len(lines)) >= 5)
     first, _ = _NO_SENTENCE.find(view)
     wanted[line_of_word[_words_of(view, view.tokens.start[first])]] = False
@@ -150,8 +150,8 @@ def _boilerplate_words(view: View, number: Floats) -> Floats:
     first, _ = _BOILERPLATE.find(view)
     if not len(first):
         return np.zeros(view.count)
-    new = np.append(True, np.isin(view.codes[words.end[:-1] - 1], _PIECE_ENDS))
-    new[view.words.start.searchsorted(view.lines.start)] = True
+    new = np.diff(view.line_of_word, prepend=-1) != 0
+    new[1:] |= np.isin(view.codes[words.end[:-1] - 1], _PIECE_ENDS)
     piece = np.cumsum(new) - 1
     marked = np.zeros(piece[-1] + 1, np.bool_)
     marked[piece[_words_of(view, view.tokens.start[first])]] = True

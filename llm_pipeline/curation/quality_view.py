@@ -101,6 +101,11 @@ def mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
+def holders(ends: Ints, positions: Ints) -> Ints:
+    """For each of the ascending positions, the number of the first end that is not before it: one search an end, not a position."""
+    return np.repeat(np.arange(len(ends)), np.diff(np.searchsorted(positions, ends, side="right"), prepend=0))
+
+
 @dataclass(frozen=True)
 class Segments:
     """Pieces of the array: `[start, end)` in characters and the document that each lies in."""
@@ -152,7 +157,7 @@ class View:
         first = inside[at]
         start = at[first]
         end = np.append(at[1:], len(inside))[first]
-        return Segments(start, end, np.searchsorted(self.ends, start))
+        return Segments(start, end, holders(self.ends, start))
 
     @cached_property
     def _prefix(self) -> Hashes:
@@ -186,6 +191,10 @@ class View:
         newlines = np.flatnonzero(self.codes == 10)
         number = np.searchsorted(newlines, self.words.start)
         return np.flatnonzero(np.diff(number, prepend=-1, append=-1))
+
+    @property
+    def line_of_word(self) -> Ints:
+        return np.repeat(np.arange(len(self.lines)), np.diff(self._line_starts))
 
     @cached_property
     def lines(self) -> Segments:
