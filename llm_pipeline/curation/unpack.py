@@ -18,7 +18,8 @@ MAX_RATIO = 200
 RATIO_FROM = 64 << 20
 """Bytes that any file may unpack to, whatever the ratio."""
 MAX_UNPACKED = 256 << 30
-MAX_MEMBERS = 100_000
+MAX_MEMBERS, MAX_BOMBS = 100_000, 8
+"""Of an archive; after so many bombs nothing more is unpacked from it."""
 IN_MEMORY = 16 << 20
 """Formats that need random access are spooled to disk from this size on."""
 _ZST_STEP = 1 << 10
@@ -103,8 +104,8 @@ def unpacked(stream: Stream, how: str) -> Stream:
 class _Meter:
     """Counts packed bytes that went in, and refuses more unpacked bytes than they can honestly hold."""
 
-    def __init__(self, stream: Stream) -> None:
-        self.stream, self.packed, self.unpacked = stream, 0, 0
+    def __init__(self, stream: Stream, packed: int = 0) -> None:
+        self.stream, self.packed, self.unpacked, self.bombs = stream, packed, 0, 0
 
     def __iter__(self) -> Iterator[bytes]:
         for block in self.stream:
@@ -173,15 +174,15 @@ def zip_members(path: Path) -> Iterator[tuple[str, Stream]]:
         return
     with archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
-        meter = _Meter(Stream(()))
-        meter.packed = path.stat().st_size
+        total = _Meter(Stream(()), path.stat().st_size)
         for info in infos[:MAX_MEMBERS]:
-            yield info.filename, Stream(_member(archive, info, meter))
+            yield info.filename, Stream(_member(archive, info, total))
         if len(infos) > MAX_MEMBERS:
             yield "", Stream(_raising(f"too_many_members: received {len(infos)}, the limit is {MAX_MEMBERS}"))
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, meter: _Meter) -> Iterator[bytes]:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, total: _Meter) -> Iterator[bytes]:
+    """The bytes of a member; all members together are held to the ratio too, because they may share packed bytes."""
     parts = PurePosixPath(info.filename.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts:
         raise Damage("unsafe_path: the name leads out of the archive")
@@ -189,10 +190,15 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, meter: _Meter) -> I
         raise Damage("encrypted: the member needs a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Damage(f"unsupported_compression: method {info.compress_type}, expected stored or deflated")
+    own = _Meter(Stream(()), info.compress_size)
     try:
         with archive.open(info) as file:
             while block := file.read(BLOCK):
-                yield meter.out(block)
+                yield own.out(total.out(block))
+    except Damage:
+        total.bombs += 1
+        total.unpacked -= own.unpacked if total.bombs < MAX_BOMBS else -MAX_UNPACKED
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise Damage(f"corrupt_zip: {error or type(error).__name__}") from error
 

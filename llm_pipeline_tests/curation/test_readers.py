@@ -5,38 +5,23 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from llm_pipeline.curation.readers import Record, decode, read_file, read_source, suite_files
+from llm_pipeline.curation import readers
+from llm_pipeline.curation.normalise import Draft, draft_of
+from llm_pipeline.curation.raw_records import DOCX, EMAIL
+from llm_pipeline.curation.readers import Record, decode, raw_batches, read_file, read_source, suite_files
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Home
-
-ROWS = [{"id": "a", "text": "The first text."}, {"id": "b", "text": "The second text."}]
-
-
-def _jsonl(rows: list[dict[str, str]] = ROWS) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def _parquet(rows: list[dict[str, str]] = ROWS) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue()
-
-
-def _pdf(text: str = "Hello from a page.") -> bytes:
-    from reportlab.pdfgen.canvas import Canvas
-
-    sink = io.BytesIO()
-    canvas = Canvas(sink)
-    canvas.drawString(72, 720, text)
-    canvas.save()
-    return sink.getvalue()
+from llm_pipeline_tests.curation.samples import SAMPLES, docx, email, jsonl, parquet
 
 
 def _read(folder: Path, name: str, content: bytes) -> list[Record]:
@@ -54,32 +39,36 @@ def _source(uri: Path, **options: str) -> Source:
     return Source("user", "files", "MIT", "me", "mine", uri=str(uri), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(
-    ("name", "content", "rows"),
-    [
-        ("a.txt", b"Plain text.", 1),
-        ("a.md", b"# Title\n\nText.", 1),
-        ("a.html", b"<p>Text.</p>", 1),
-        ("a.jsonl", _jsonl(), 2),
-        ("a.csv", b"id,text\na,First\nb,Second\n", 2),
-        ("a.parquet", _parquet(), 2),
-        ("a.pdf", None, 1),
-    ],
-)
-def test_every_format_also_packed(tmp_path: Path, name: str, content: bytes | None, rows: int, packed: bool) -> None:
-    data = content if content is not None else _pdf()
-    records = _read(tmp_path, name + (".gz" if packed else ""), gzip.compress(data) if packed else data)
+def _zipped(name: str, data: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"folder/{name}", data)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst", ".zip"])
+@pytest.mark.parametrize("suffix", SAMPLES)
+def test_every_format_also_packed(tmp_path: Path, suffix: str, packing: str) -> None:
+    name, data = f"a.{suffix}", SAMPLES[suffix]
+    packers: dict[str, Callable[[], bytes]] = {
+        "": lambda: data,
+        ".gz": lambda: gzip.compress(data),
+        ".zst": lambda: zstandard.ZstdCompressor().compress(data),
+        ".zip": lambda: _zipped(name, data),
+    }
+    records = _read(tmp_path, f"b{packing}" if packing == ".zip" else name + packing, packers[packing]())
+    rows = 2 if suffix in ("jsonl", "csv", "parquet") else 1
     assert _reasons(records) == [None] * rows
-    assert len({record.uri for record in records}) == rows
-    if rows == 2:
-        assert [record.external_id for record in records] == ["a", "b"]
+    assert [record.external_id for record in records] == (["a", "b"] if rows == 2 else ["a"])
+    place = f"b.zip/folder/{name}" if packing == ".zip" else name + packing
+    assert {record.uri.split("#")[0] for record in records} == {place}
+    assert [draft_of({"media_type": r.media_type, "content": r.content, "uri": r.uri}).text != "" for r in records] == [True] * rows
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reasons"),
     [
-        ("a.jsonl", _jsonl() + b"{broken\n[1]\n", [None, None, "invalid_json", "not_an_object"]),
+        ("a.jsonl", jsonl() + b"{broken\n[1]\n", [None, None, "invalid_json", "not_an_object"]),
         ("a.csv", b"id,text\na,First\nb\nc,Third,more\n", [None, "ragged_csv", "ragged_csv"]),
         ("a.txt", b"Text with \0 inside.", ["nul_bytes"]),
         ("a.txt", bytes(range(1, 256)) * 3, ["binary"]),
@@ -97,7 +86,7 @@ def test_damage_is_a_row_with_a_reason(tmp_path: Path, name: str, content: bytes
 
 
 def test_a_truncated_archive_keeps_what_can_be_read(tmp_path: Path) -> None:
-    whole = gzip.compress(_jsonl([{"id": str(i), "text": f"Text number {i * 7919}."} for i in range(500)]))
+    whole = gzip.compress(jsonl([{"id": str(i), "text": f"Text number {i * 7919}."} for i in range(500)]))
     reasons = _reasons(_read(tmp_path, "a.jsonl.gz", whole[: len(whole) // 2]))
     assert reasons.count(None) > 100
     assert reasons[-1] == "truncated_gz"
@@ -132,7 +121,7 @@ def test_cyrillic_is_not_taken_for_western_text() -> None:
 
 
 def test_strict_names_file_and_row_and_lenient_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(_jsonl() + b"{broken\n")
+    (tmp_path / "a.jsonl").write_bytes(jsonl() + b"{broken\n")
     assert read_source(_source(tmp_path), Home(tmp_path / "home"), "2026-01-01").num_rows == 3
     with pytest.raises(InputError, match=r"a\.jsonl, row 3: invalid_json"):
         read_source(_source(tmp_path, policy="strict"), Home(tmp_path / "home"), "2026-01-01")
@@ -142,14 +131,124 @@ def test_days_come_from_folder_or_row_else_the_first(tmp_path: Path) -> None:
     folder, home = tmp_path / "in", Home(tmp_path / "home")
     for name in ("2026-01-03/a.txt", "b.txt"):
         _read(folder, name, f"In {name}".encode())
-    _read(folder, "c.jsonl", _jsonl([{"text": "dated", "day": "2026-01-03"}, {"text": "undated"}]))
+    _read(folder, "c.jsonl", jsonl([{"text": "dated", "day": "2026-01-03"}, {"text": "undated"}]))
     uris = {day: read_source(_source(folder), home, day)["uri"].to_pylist() for day in ("2026-01-01", "2026-01-02", "2026-01-03")}
     assert uris == {"2026-01-01": ["b.txt", "c.jsonl#2"], "2026-01-02": [], "2026-01-03": ["a.txt", "c.jsonl#1"]}
 
 
 def test_suites_are_not_documents(tmp_path: Path) -> None:
     _read(tmp_path, "questions.csv", b"question,answer\nWhat?,This.\n")
-    _read(tmp_path, "passages.jsonl", _jsonl())
+    _read(tmp_path, "passages.jsonl", jsonl())
     source, home = _source(tmp_path), Home(tmp_path / "home")
     assert read_source(source, home, "2026-01-01").num_rows == 2
     assert [path.name for path in suite_files(source, home)] == ["questions.csv"]
+
+
+def _texts(records: list[Record]) -> list[str | None]:
+    return [None if record.problem else json.loads(record.content)["text"] for record in records]
+
+
+def test_encodings_may_change_from_line_to_line(tmp_path: Path) -> None:
+    lines = ['{"text": "naïve"}'.encode(), '{"text": "crème brûlée"}'.encode("cp1252"), b'{"text": "\\ud83d\\ude00"}', b'{"text": "a\0b"}']
+    lines += [f'{{"text": "Клиент спросил, когда придёт новая карта {i}"}}'.encode("cp1251") for i in range(40)]
+    records = _read(tmp_path, "a.jsonl", b"\xef\xbb\xbf" + b"\n".join(lines))
+    assert _texts(records)[:3] == ["naïve", "crème brûlée", "😀"]
+    assert _reasons(records)[3] == "nul_bytes"
+    assert _texts(records)[4:] == [f"Клиент спросил, когда придёт новая карта {i}" for i in range(40)]
+    assert [record.encoding for record in records[:2]] == [None, "cp1252"]
+    assert _texts(_read(tmp_path, "b.jsonl", '{"text": "naïve"}\n{"text": "ü"}\n'.encode("utf-16"))) == ["naïve", "ü"]
+
+
+def test_half_a_surrogate_pair_never_leaves_the_reader(tmp_path: Path) -> None:
+    [record] = _read(tmp_path, "a.jsonl", b'{"id": "\\ud800", "url": "x\\udfff", "text": "a\\ud800b"}\n')
+    assert (record.uri, record.external_id, json.loads(record.content)["text"]) == ("x?", "?", "a?b")
+
+
+def test_a_row_that_is_too_long_costs_only_itself(tmp_path: Path) -> None:
+    rows = [b'{"text": "one"}', b'{"text": "' + b"x" * (50 << 20) + b'"}', b'{"text": "two"}']
+    records = _read(tmp_path, "a.jsonl", b"\n".join(rows))
+    assert _reasons(records) == [None, "too_large", None]
+    assert (len(records[1].content), records[1].row, records[2].row) == (4096, 2, 3)
+    assert _reasons(_read(tmp_path, "a.csv", b"text\none\n" + b"y" * (33 << 20) + b"\ntwo\n")) == [None, "invalid_csv", None]
+    assert _reasons(_read(tmp_path, "a.txt", b"x" * (33 << 20))) == ["too_large"]
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b'id,text\na,one\nb,"two\nc,three\nd,four\n', ["one", None, "three", "four"]),
+        (b'id,text\na,"one\nand more"\nb,two', ["one\nand more", "two"]),
+        (b"id;text\na;one, and more\n", ["one, and more"]),
+        (b"id,text\ra,one\rb,two\r", ["one", "two"]),
+        (b"id,text\r\na,one\r\n\r\nb,two\r\n", ["one", "two"]),
+        ("id,text\na,crème\n".encode("cp1252") + "b,naïve\n".encode(), ["crème", "naïve"]),
+        (b"id,text\na,x\0y\nb,two\n", [None, "two"]),
+        (b"text,text\none,two\n", ["one"]),
+    ],
+)
+def test_csv_of_every_make(tmp_path: Path, content: bytes, texts: list[str | None]) -> None:
+    assert _texts(_read(tmp_path, "a.csv", content)) == texts
+
+
+def test_repeated_names_of_columns_hide_nothing(tmp_path: Path) -> None:
+    [record] = _read(tmp_path, "a.csv", b"text,text\none,two\n")
+    assert json.loads(record.content) == {"text": "one", "text_2": "two"}
+
+
+def test_a_damaged_row_group_costs_only_itself(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "text": f"Text {i * 7919} of some length."} for i in range(300)]
+    data = bytearray(parquet(rows, row_group_size=100))
+    at = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(1).column(1).data_page_offset
+    data[at : at + 30] = bytes(30)
+    records = _read(tmp_path, "a.parquet", bytes(data))
+    kept = {record.external_id for record in records if not record.problem}
+    assert kept == {str(i) for i in [*range(100), *range(200, 300)]}
+    assert _reasons(records).count("broken_parquet") == 1
+    assert next(record.row for record in records if record.external_id == "200") == 200
+
+
+def test_a_string_of_parquet_that_is_no_text_costs_only_its_row(tmp_path: Path) -> None:
+    whole = parquet([{"text": "one"}, {"text": "zzzz"}, {"text": "two"}])
+    records = _read(tmp_path, "a.parquet", whole.replace(b"zzzz", b"\xff\xfe\xfd\xfc"))
+    assert _reasons(records) == [None, "undecodable", None]
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "folder.txt")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    table = read_source(_source(tmp_path), Home(tmp_path / "home"), "2026-01-01")
+    assert [problem.split(":")[0] for problem in table["problem"].to_pylist()] == ["unreadable", "not_a_file", "not_a_file"]
+
+
+def test_names_that_are_no_text_are_printable(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/a\xff.txt", "wb") as file:
+        file.write(b"Text.")
+    assert read_source(_source(tmp_path), Home(tmp_path / "home"), "2026-01-01")["uri"].to_pylist() == ["a\ufffd.txt"]
+
+
+def test_rows_older_than_the_first_day_belong_to_it(tmp_path: Path) -> None:
+    _read(tmp_path, "c.jsonl", jsonl([{"text": "old", "day": "2019-05-05"}]))
+    assert read_source(_source(tmp_path), Home(tmp_path / "home"), "2026-01-01").num_rows == 1
+
+
+def test_word_documents_and_mails_become_text() -> None:
+    def draft(media: str, content: bytes) -> Draft:
+        return draft_of({"media_type": media, "content": content, "uri": "a"})
+
+    found = draft(DOCX, docx())
+    assert (found.title, found.text) == (
+        "Opening hours",
+        "The branch opens at nine.\n\nMonday | nine to five\n\nIt is closed on Sundays.",
+    )
+    plain = draft(EMAIL, email(attachment=True))
+    assert (plain.title, plain.text) == ("Your card — news", "The new card arrives on Monday.\nIt replaces the old one.")
+    assert plain.changes == ("attachments_left_out",)
+    assert "arrives on Monday" in draft(EMAIL, email(page=True)).text
+
+
+def test_batches_end_by_rows_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = _read(tmp_path, "a.jsonl", jsonl([{"text": "x" * 100}] * 10))
+    monkeypatch.setattr(readers, "BATCH_BYTES", 300)
+    assert [table.num_rows for table in raw_batches(_source(tmp_path), records)] == [3, 3, 3, 1]
