@@ -52,7 +52,6 @@ class Questions:
 
     def __init__(self, suites: Suites) -> None:
         named = [(suite, row) for suite, rows in sorted(suites.items()) for row in rows]
-        self.ids = [str(row["id"]) for _, row in named]
         self.names = [f"{suite}/{row['id']}" for suite, row in named]
         questions = _hashed([str(row["question"]) for _, row in named])
         answers = _hashed([str(row.get("answer") or "") for _, row in named])
@@ -82,10 +81,14 @@ class Questions:
         self._own_bounds = np.searchsorted(self._ngram[own], np.arange(len(self._known) + 1))
         self._own_words = _covered(self._own_question, self._own_place, len(sizes))[0]
 
-    def matches(self, words: Words) -> Iterator[tuple[int, int, int, float]]:
-        """(document, question, words, share of the question) of the best matching question of each document that holds one."""
-        if not len(self._known):
-            return
+    def find(self, texts: Any) -> Iterator[Match]:
+        """The best match of every contaminated text of an Arrow column, in the order of texts."""
+        done = 0
+        for group in groups(texts) if len(self._known) else ():
+            yield from self._matches(word_hashes(group), done)
+            done += len(group)
+
+    def _matches(self, words: Words, first: int) -> Iterator[Match]:
         hits = self._hits(words)
         at, hit = _ranges(self._own_bounds, hits % len(self._known))
         pairs, pair = np.unique(hits[hit] // len(self._known) * len(self.names) + self._own_question[at], return_inverse=True)
@@ -106,7 +109,7 @@ class Questions:
         for i in np.lexsort((question, -covered, -share, document)):
             if leaked[i] and document[i] != seen:
                 seen = int(document[i])
-                yield seen, int(question[i]), int(covered[i]), float(share[i])
+                yield Match(first + seen, self.names[question[i]], int(covered[i]), float(share[i]))
 
     def _hits(self, words: Words) -> Numbers:
         """`document * n-grams + n-gram` of each n-gram that a document has, ascending."""
@@ -155,32 +158,17 @@ def decontaminate_batches(batches: Batches, suites: Suites) -> Iterator[pa.Table
     `overlap` is the share of the question's words that stand in the document in runs of at least four, 0 where nothing leaked.
     """
     questions = Questions(suites)
-    names = questions.names if len(suites) > 1 else questions.ids
+    prefix = len(f"{next(iter(suites))}/") if len(suites) == 1 else 0
     for table in batches():
-        yield decontaminate_table(table, questions, names)
-
-
-def decontaminate_table(table: pa.Table, questions: Questions, names: Sequence[str]) -> pa.Table:
-    """SCHEMA for each row of a table; `names` is what the questions are called."""
-    matched: list[str | None] = [None] * table.num_rows
-    overlap = np.zeros(table.num_rows)
-    for document, question, _, share in _matches(questions, table["text"]):
-        matched[document], overlap[document] = names[question], share
-    keep = pa.array([name is None for name in matched], pa.bool_())
-    columns: list[Any] = [table["id"].cast(pa.string()), keep, pa.array(matched, pa.string()), pa.array(overlap)]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+        matched: list[str | None] = [None] * table.num_rows
+        overlap = np.zeros(table.num_rows)
+        for match in questions.find(table["text"]):
+            matched[match.document], overlap[match.document] = match.question_id[prefix:], match.overlap
+        keep = pa.array([name is None for name in matched], pa.bool_())
+        columns: list[Any] = [table["id"].cast(pa.string()), keep, pa.array(matched, pa.string()), pa.array(overlap)]
+        yield pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def find_contaminated(texts: Sequence[str], suites: Suites) -> list[Match]:
     """The best match of every contaminated text, in the order of texts."""
-    questions = Questions(suites)
-    found = _matches(questions, pa.array(texts, pa.large_string()))
-    return [Match(document, questions.names[question], length, share) for document, question, length, share in found]
-
-
-def _matches(questions: Questions, texts: Any) -> Iterator[tuple[int, int, int, float]]:
-    done = 0
-    for group in groups(texts):
-        for document, question, length, share in questions.matches(word_hashes(group)):
-            yield done + document, question, length, share
-        done += len(group)
+    return list(Questions(suites).find(pa.array(texts, pa.large_string())))

@@ -9,7 +9,7 @@ of rows, on how the corpus is cut into tables, or on the order in which days arr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +72,14 @@ def _dedup(batches: Batches, threshold: float, scratch: Path, semantic: float | 
             from llm_pipeline.curation.semantic import remove_same_meaning
 
             remove_same_meaning(batches, sketches, verdicts, semantic)
-        yield from _tables(sketches, verdicts)
+        yield from tables(sketches, verdicts)
 
 
-def decide(sketches: Sketches) -> Verdicts:
-    """Exact and near duplicates of all rows that were added."""
+def decide(sketches: Sketches, left_out: Numbers | None = None) -> Verdicts:
+    """Exact and near duplicates of all rows that were added; those left out are compared with nothing."""
     sketches.finish()
-    hashes = sketches.hashes
+    hashes = sketches.hashes.copy()
+    hashes[[] if left_out is None else left_out] = 0
     rows = np.arange(len(hashes))
     texts, first, text_of = np.unique(hashes, return_index=True, return_inverse=True)
     verdicts = Verdicts(np.zeros(len(rows), dtype=np.int8), rows.copy(), rows.copy(), np.full(len(rows), np.nan))
@@ -188,17 +189,19 @@ def twins(sketches: Sketches, best: Numbers, root: Numbers, ranked: Numbers) -> 
     return twin, score
 
 
-def _tables(sketches: Sketches, verdicts: Verdicts) -> Iterator[pa.Table]:
+def tables(sketches: Sketches, verdicts: Verdicts, reasons: Sequence[str] = REASONS) -> Iterator[pa.Table]:
+    """SCHEMA, in the tables that were added; `reasons` are the names of the codes, of which the first means kept."""
     rows = np.arange(len(verdicts.kept))
     named = np.unique(np.concatenate([verdicts.kept[verdicts.kept != rows], verdicts.cluster[verdicts.cluster != rows]]))
-    names, reasons, done = _ids(sketches, named), pa.array(REASONS), 0
+    names, done = _ids(sketches, named), 0
+    words = pa.array(reasons, pa.string())
     for table in sketches.tables():
         part = slice(done, done + table.num_rows)
         cluster, kept = (_named(names, named, numbers[part], rows[part]) for numbers in (verdicts.cluster, verdicts.kept))
         places: Any = pa.array(verdicts.reason[part])
         scores = pa.array(verdicts.jaccard[part], mask=np.isnan(verdicts.jaccard[part]))
         ids: Any = table["id"]
-        columns = [ids, pc.coalesce(cluster, ids), pc.equal(places, pa.scalar(KEPT)), reasons.take(places), kept, scores]
+        columns = [ids, pc.coalesce(cluster, ids), pc.equal(places, pa.scalar(KEPT)), words.take(places), kept, scores]
         yield pa.Table.from_arrays(columns, schema=SCHEMA)
         done = part.stop
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llm_pipeline.curation.decontamination import RULE, Questions, decontaminate_table
-from llm_pipeline.curation.dedup import THRESHOLD, WINDOW, dedup_batches
+from llm_pipeline.curation import dedup
+from llm_pipeline.curation.decontamination import RULE, Questions, Suites
+from llm_pipeline.curation.dedup import THRESHOLD, WINDOW, decide, tables
+from llm_pipeline.curation.dedup_sketches import Numbers, Sketches
 from llm_pipeline.curation.suites import load_suite_rows
 from llm_pipeline.errors import ContractError, InputError, MissingError
 from llm_pipeline.store import Artifact, Home, Lake
@@ -28,7 +32,8 @@ WINDOW_DAYS = 7
 _TEXTS = ("id", "day", "cluster_id", "reason", "kept_id", "matched")
 _COLUMNS: dict[str, Any] = {name: pa.string() for name in _TEXTS} | {"keep": pa.bool_(), "jaccard": pa.float64()}
 CLUSTERS: Any = pa.schema(_COLUMNS)
-Suites = Mapping[str, Sequence[Mapping[str, Any]]]
+CONTAMINATED, SUPERSEDED = range(len(dedup.REASONS), len(dedup.REASONS) + 2)
+REASONS = (*dedup.REASONS, "contaminated", "superseded")
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,14 @@ def build_snapshot(home: Home, until: str | None = None, window_days: int = WIND
 
 @dataclass(frozen=True)
 class Days:
-    """The documents of a window with what `signatures.sign` made of them, one day at a time in the order of ids."""
+    """The documents of a window, one day at a time in the order of ids."""
 
     lake: Lake
     days: Sequence[str]
 
     def __call__(self) -> Iterator[pa.Table]:
-        for day in self.days:
-            documents = self.lake.read("scrubbed_documents", [day]).sort_by("id")
+        """With the columns that `signatures.sign` made of them."""
+        for day, documents in zip(self.days, self.documents(), strict=True):
             signed = self.lake.read("signatures", [day])
             at: Any = pc.index_in(documents["id"], value_set=signed["id"].combine_chunks())
             if at.null_count:
@@ -99,99 +104,62 @@ class Days:
                 documents = documents.append_column(name, signed[name].take(at))
             yield documents
 
+    def documents(self) -> Iterator[pa.Table]:
+        for day in self.days:
+            yield self.lake.read("scrubbed_documents", [day]).sort_by("id")
+
 
 def select(days: Days, suites: Suites, folder: Path) -> None:
     """Write `documents.parquet` (kept, with cluster_id) and `clusters.parquet` (a verdict on every document), by day and id.
 
     Leaks go first, then older revisions of articles, then duplicates among what is left.
     """
-    questions, revisions = Questions({"": [], **suites}), Revisions()
-    leaks = []
-    for table in days():
-        leaks.append(decontaminate_table(table, questions, questions.names))
-        revisions.add(table, leaks[-1]["keep"])
-
-    def clean() -> Iterator[pa.Table]:
-        for table, leaked in zip(days(), leaks, strict=True):
-            yield table.filter(pc.and_(leaked["keep"], pc.is_null(revisions.newer(table, leaked["keep"]))))
-
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        verdicts = list(dedup_batches(clean, scratch=Path(scratch)))
-    revisions.follow(verdicts)
-    clusters = pq.ParquetWriter(folder / "clusters.parquet", CLUSTERS)
-    kept: pq.ParquetWriter | None = None
-    with clusters:
-        for table, leaked, found in zip(days(), leaks, verdicts, strict=True):
-            judged = _judged(table, leaked, revisions, found)
-            clusters.write_table(judged)
-            stays = table.drop_columns(["text_hash", "signature"]).append_column("cluster_id", judged["cluster_id"]).filter(judged["keep"])
-            kept = kept or pq.ParquetWriter(folder / "documents.parquet", stays.schema)
-            kept.write_table(stays)
-    if kept:
-        kept.close()
+    questions, leaks, articles, done = Questions(suites), dict[int, str](), Articles(), 0
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, Sketches(Path(scratch), THRESHOLD) as sketches:
+        for table in days():
+            sketches.add(table)
+            leaks.update((done + match.document, match.question_id) for match in questions.find(table["text"]))
+            articles.add(table, done, leaks)
+            done += table.num_rows
+        leaked, (old, new) = np.array(list(leaks), dtype=np.int64), articles.superseded()
+        verdicts = decide(sketches, np.concatenate([leaked, old]))
+        verdicts.reason[leaked], verdicts.reason[old] = CONTAMINATED, SUPERSEDED
+        verdicts.kept[old] = verdicts.kept[new]
+        _write(days, tables(sketches, verdicts, REASONS), leaks, folder)
 
 
-def _judged(table: pa.Table, leaked: pa.Table, revisions: Revisions, found: pa.Table) -> pa.Table:
-    """The verdicts of one day; `found` are those of deduplication, on the rows that neither leaked nor are superseded."""
-    newer = revisions.newer(table, leaked["keep"])
-    old, clean = pc.is_valid(newer), pc.and_(leaked["keep"], pc.is_null(newer))
-    ids, nothing = table["id"].combine_chunks(), pa.nulls(table.num_rows, pa.string())
-    reason = pc.if_else(old, "superseded", "contaminated")
-    columns = {
-        "id": ids,
-        "day": table["day"],
-        "cluster_id": _filled(ids, clean, found["cluster_id"]),
-        "reason": _filled(reason, clean, found["reason"]),
-        "kept_id": _filled(pc.coalesce(revisions.kept(newer), nothing), clean, found["kept_id"]),
-        "matched": pc.if_else(leaked["keep"], nothing, leaked["matched_id"]),
-        "keep": _filled(pa.array([False] * table.num_rows, pa.bool_()), clean, found["keep"]),
-        "jaccard": _filled(pa.nulls(table.num_rows, pa.float64()), clean, found["jaccard"]),
-    }
-    return pa.table(columns).cast(CLUSTERS)
+def _write(days: Days, verdicts: Iterator[pa.Table], leaks: Mapping[int, str], folder: Path) -> None:
+    done = 0
+    with ExitStack() as stack:
+        clusters = stack.enter_context(pq.ParquetWriter(folder / "clusters.parquet", CLUSTERS))
+        documents: pq.ParquetWriter | None = None
+        for table, found in zip(days.documents(), verdicts, strict=True):
+            matched = pa.array([leaks.get(row) for row in range(done, done + table.num_rows)], pa.string())
+            clusters.write_table(found.append_column("day", table["day"]).append_column("matched", matched).select(CLUSTERS.names))
+            kept = table.append_column("cluster_id", found["cluster_id"]).filter(found["keep"])
+            documents = documents or stack.enter_context(pq.ParquetWriter(folder / "documents.parquet", kept.schema))
+            documents.write_table(kept)
+            done += table.num_rows
 
 
-def _filled(column: Any, mask: Any, values: Any) -> Any:
-    """The column with `values` in the places of the mask."""
-    single: list[Any] = [part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part for part in (column, mask)]
-    return pc.replace_with_mask(single[0], single[1], values.combine_chunks())
+class Articles:
+    """The revisions of articles that did not leak, by uri; of each the newest counts. Days come in their order."""
 
+    def __init__(self) -> None:
+        self._revisions: dict[str, list[tuple[int, int]]] = {}
 
-@dataclass
-class Revisions:
-    """The newest revision of every article that did not leak (by uri), and where it went."""
+    def add(self, table: pa.Table, first: int, leaks: Container[int]) -> None:
+        """`first` is the number of the table's first row."""
+        columns = (table[name].to_pylist() for name in ("kind", "uri", "text_hash"))
+        for row, (kind, uri, text) in enumerate(zip(*columns, strict=True), first):
+            if kind == "article" and row not in leaks:
+                self._revisions.setdefault(str(uri), []).append((row, int(str(text))))
 
-    _newest: dict[str, tuple[int, str]] = field(default_factory=dict)
-    _moved: dict[str, str] = field(default_factory=dict)
-
-    def add(self, table: pa.Table, usable: Any) -> None:
-        """Days come in their order."""
-        for row in self._articles(table, usable).to_pylist():
-            self._newest[row["uri"]] = (row["text_hash"], row["id"])
-
-    def newer(self, table: pa.Table, usable: Any) -> Any:
-        """For each row the id of the newest revision of its article when that has another text, else null."""
-        articles = self._articles(table, usable)
-        newest = [self._newest[row["uri"]] for row in articles.to_pylist()]
-        pairs = zip(newest, articles["text_hash"].to_pylist(), strict=True)
-        found = pa.chunked_array([pa.array([identity if hash_ != own else None for (hash_, identity), own in pairs], pa.string())])
-        return _filled(pa.nulls(table.num_rows, pa.string()), self._mask(table, usable), found)
-
-    def follow(self, verdicts: Sequence[pa.Table]) -> None:
-        """A newest revision that was itself a duplicate gives way to its kept twin."""
-        names = pa.array([identity for _, identity in self._newest.values()], pa.string())
-        for table in verdicts:
-            removed = table.filter(pc.and_(pc.invert(table["keep"]), pc.is_in(table["id"], value_set=names)))
-            self._moved.update({row["id"]: row["kept_id"] for row in removed.to_pylist()})
-
-    def kept(self, newer: Any) -> Any:
-        return pa.array([self._moved.get(name, name) for name in newer.to_pylist()], pa.string())
-
-    def _mask(self, table: pa.Table, usable: Any) -> Any:
-        kinds: Any = table["kind"]
-        return pc.and_(pc.equal(kinds, pa.scalar("article")), usable)
-
-    def _articles(self, table: pa.Table, usable: Any) -> pa.Table:
-        return table.select(["id", "uri", "text_hash"]).filter(self._mask(table, usable))
+    def superseded(self) -> tuple[Numbers, Numbers]:
+        """Rows whose article has another text in its newest revision, and the rows of those."""
+        pairs = [(row, found[-1][0]) for found in self._revisions.values() for row, text in found if text != found[-1][1]]
+        old, new = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return old, new
 
 
 def summary(clusters: pa.Table) -> dict[str, Any]:
