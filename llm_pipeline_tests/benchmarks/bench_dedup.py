@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_pipeline.curation.dedup import THRESHOLD, dedup_batches
+from llm_pipeline.curation.normalise import DOCUMENT_SCHEMA
 from llm_pipeline.curation.python_docs import doc_strings
-from llm_pipeline.curation.signatures import jaccard, normalise, shingles
+from llm_pipeline.curation.signatures import jaccard, normalise, shingles, sign
+from llm_pipeline.curation.snapshot import build_snapshot
+from llm_pipeline.store import Home
 
 COPIED, COPIES, ROUNDS = 0.08, 2, 3
 GROWTH = (1, 4, 16)
+DAYS = (9, 90)
 Pair = tuple[int, int, float]
 
 
@@ -124,7 +129,7 @@ def compare(megabytes: float, datatrove: str | None, folder: Path) -> Table:
     for _ in range(ROUNDS):
         results.setdefault("this pipeline", []).append(run([sys.executable, __file__, "--worker"], corpus))
         for words in ("stock", "whitespace") if datatrove else ():
-            results.setdefault(f"datatrove, {words}", []).append(run([datatrove, script], corpus, words))
+            results.setdefault(f"datatrove, {words}", []).append(run([str(datatrove), script], corpus, words))
     above = sum(similarity >= THRESHOLD for _, _, similarity in planted)
     title = f"{megabytes:g} MB, {above} planted pairs at {THRESHOLD} or above, medians of {ROUNDS} alternating runs"
     table = Table("system", "MB a CPU s", "we are", "peak MB", "planted pairs found", "members with a twin", title=title)
@@ -150,6 +155,27 @@ def growth(megabytes: float, folder: Path) -> Table:
     return table
 
 
+def partitions(corpus: Path, folder: Path) -> Table:
+    """A snapshot of a few and of many days of the same size: the global step must cost no more for each document."""
+    every = pq.read_table(corpus)
+    size = every.num_rows // DAYS[-1]
+    table = Table("days", "documents", "CPU s", "microseconds a document", title="Snapshot of daily partitions")
+    for days in DAYS:
+        home = Home(folder / f"{days}")
+        for number in range(days):
+            rows = every.slice(number * size, size)
+            columns = {field.name: pa.nulls(size, field.type) for field in DOCUMENT_SCHEMA}
+            columns |= {"id": rows["id"], "uri": rows["id"], "text": rows["text"], "kind": pa.array(["note"] * size)}
+            day = str(date(2026, 1, 1) + timedelta(days=number))
+            home.lake.replace("scrubbed_documents", day, pa.table(columns).cast(DOCUMENT_SCHEMA))
+            home.lake.replace("signatures", day, sign(rows["id"].to_pylist(), rows["text"].to_pylist()))
+        begun = time.process_time()
+        build_snapshot(home, window_days=days)
+        seconds = time.process_time() - begun
+        table.add_row(str(days), str(days * size), f"{seconds:.2f}", f"{seconds / days / size * 1e6:.0f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=16)
@@ -164,6 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Console().print(compare(options.megabytes, options.datatrove_python, Path(folder)))
         Console().print(growth(options.megabytes / 2, Path(folder)))
+        Console().print(partitions(Path(folder) / f"x{GROWTH[-1]}.parquet", Path(folder)))
 
 
 if __name__ == "__main__":

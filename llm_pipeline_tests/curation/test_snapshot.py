@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llm_pipeline.curation.snapshot import build_snapshot, problems, window
 from llm_pipeline.curation.sources import Source
@@ -83,6 +87,34 @@ def test_a_changed_day_makes_another_snapshot_and_the_same_day_the_same(tmp_path
     fill(place, {"2026-01-02": [document("2026-01-02", "single", "Something new.")]})
     after = build_snapshot(place)
     assert (after.id != before.id, after.reused) == (True, False)
+
+
+picks = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(picks, st.randoms(use_true_random=False))
+def test_any_order_of_backfills_gives_the_same_snapshot(picks: list[tuple[int, int, int]], r: random.Random) -> None:
+    days: dict[str, list[dict[str, object]]] = {}
+    for i, (day, base, edit) in enumerate(picks):
+        text = " ".join([*random.Random(base).choices([f"w{k}" for k in range(99)], k=40)[edit:], *["more"] * edit])
+        row = document(f"2026-01-0{day}", f"k{i // 2}", text, "article" if base == 3 else "note")
+        days.setdefault(row["day"], []).append(row)
+    found = []
+    for again in range(2):
+        order = list(days)
+        if again:
+            r.shuffle(order)
+        with tempfile.TemporaryDirectory() as folder:
+            place = Home(Path(folder))
+            for day in order:
+                fill(place, {day: r.sample(days[day], len(days[day])) if again else days[day]})
+            made = build_snapshot(place)
+            clusters, kept = (pq.read_table(made.file(f"{name}.parquet")) for name in ("clusters", "documents"))
+            assert kept["id"].to_pylist() == clusters.filter(clusters["keep"])["id"].to_pylist()
+            assert problems(clusters) == []
+            found.append(clusters.to_pylist())
+    assert found[0] == found[1]
 
 
 def test_documents_without_a_signature_are_an_error(tmp_path: Path) -> None:
