@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 BEFORE, AFTER = 72, 28
 _AFTERWARDS = 20
@@ -23,6 +23,9 @@ _OTHERS = (
 )
 _OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9)]\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
 
+Said = tuple[frozenset[str], int, int]
+"""What a phrase speaks of, where it starts and ends."""
+
 
 def arithmetic(text: str, start: int, end: int) -> bool:
     """Whether text[start:end] is part of a sum."""
@@ -34,42 +37,48 @@ class Context:
 
     def __init__(self, phrases: Mapping[str, str]) -> None:
         """`phrases` maps a topic to its phrases, separated by commas."""
-        self._topics: dict[str, set[str]] = {}
+        topics: dict[str, set[str]] = {}
         for topic, listed in {OTHER: _OTHERS, **phrases}.items():
             for phrase in listed.split(","):
                 for form in {phrase.strip().lower(), phrase.replace(" ", "").lower()}:
-                    self._topics.setdefault(form, set()).add(topic)
-        self._last_words = frozenset(phrase.split(" ")[-1] for phrase in self._topics)
+                    topics.setdefault(form, set()).add(topic)
+        self._by_last_word: dict[str, list[tuple[list[str], frozenset[str]]]] = {}
+        for form, meant in topics.items():
+            *before, last = form.split(" ")
+            self._by_last_word.setdefault(last, []).append((before, frozenset(meant)))
 
     def near(self, text: str, start: int, end: int) -> dict[str, int]:
         """Topics of the words before and after text[start:end] with their distance."""
-        found: dict[str, int] = {}
-        low = max(0, start - BEFORE)
-        if low and (space := text.find(" ", low, start)) >= 0:
+        return nearest(self.read(text, start - BEFORE, end + AFTER), start, end)
+
+    def read(self, text: str, low: int, high: int) -> list[Said]:
+        """The phrases of text[low:high] (begun at a space) in order."""
+        low, high = max(0, low), min(len(text), high)
+        if low and (space := text.find(" ", low, high)) >= 0:
             low = space
-        for topics, at in reversed(list(self._read(text, low, start))):
-            if OTHER in topics and start - at <= _DENIED:
-                return {**found, OTHER: start - at}
-            for topic in topics - {OTHER}:
-                found.setdefault(topic, start - at)
-        for topics, at in self._read(text, end, min(len(text), end + AFTER)):
-            for topic in topics - {OTHER}:
-                found[topic] = min(found.get(topic, 999), at - end + _AFTERWARDS)
-        return found
-
-    def topics(self, text: str, low: int, high: int) -> set[str]:
-        """All topics from before `low` until after `high`: what can matter for any value between."""
-        found: set[str] = set()
-        for topics, _ in self._read(text, max(0, low - BEFORE), min(len(text), high + AFTER)):
-            found |= topics
-        return found
-
-    def _read(self, text: str, low: int, high: int) -> Iterable[tuple[set[str], int]]:
-        """Topics of each phrase and where it ends."""
         words: list[str] = []
+        said: list[Said] = []
         for match in _WORD.finditer(text, low, high):
             word = match[1] or ""
-            words.append(word.lower() if word[1:].islower() or word.isupper() or len(word) == 1 else "")
-            if words[-1] in self._last_words:
-                phrases = (" ".join(words[-n:]) for n in (1, 2, 3))
-                yield set[str]().union(*(self._topics[phrase] for phrase in phrases if phrase in self._topics)), match.end()
+            words.append(word.lower())
+            for before, topics in self._by_last_word.get(words[-1], ()):
+                if words[-1 - len(before) : -1] == before and (word[1:].islower() or word.isupper() or len(word) == 1):
+                    said.append((topics, *match.span()))
+        return said
+
+
+def nearest(said: Sequence[Said], start: int, end: int) -> dict[str, int]:
+    """Topics with the distance of their nearest phrase from a value at [start, end); a denial just before it hides what stands before."""
+    found: dict[str, int] = {}
+    for topics, _, at in reversed(said):
+        if at > start or start - at > BEFORE:
+            continue
+        if OTHER in topics and start - at <= _DENIED:
+            return {**found, OTHER: start - at}
+        for topic in topics - {OTHER}:
+            found.setdefault(topic, start - at)
+    for topics, begin, at in said:
+        if begin >= end and at <= end + AFTER:
+            for topic in topics - {OTHER}:
+                found[topic] = min(found.get(topic, 999), at - end + _AFTERWARDS)
+    return found

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 
 from llm_pipeline.curation.pii import validators
-from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic
+from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic, nearest
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _LEFT, _RIGHT = r"(?<![\w.$€£+-])", r"(?![\w%-]|[.,:][0-9])"
@@ -256,14 +256,15 @@ def _finder(kinds: Sequence[Identifier]) -> Callable[[str, int, int], Iterator[F
     def find(text: str, low: int, high: int) -> Iterator[Found]:
         if not _DIGIT.search(text, low, high):
             return
-        topics = context.topics(text, low, high)
+        said = context.read(text, low - BEFORE, high + AFTER)
+        topics = {topic for topics, *_ in said for topic in topics}
         for kind in kinds if topics else lonely:
             if not (kind.alone or kind.name in topics):
                 continue
             for match in kind.compiled.finditer(text, low, high):
                 if match.group().isdigit() and arithmetic(text, match.start(), match.end()):
                     continue
-                near = context.near(text, match.start(), match.end())
+                near = nearest(said, match.start(), match.end())
                 score = 0.0 if OTHER in near and kind.name not in near else kind.score(match.group(), near.get(kind.name))
                 if score:
                     yield match.start(), match.end(), score, kind.entity, kind.name

@@ -12,8 +12,9 @@ _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶĹĽŁŃŇŌŐŘŚŞŠŢŤ�
 _NAME = rf"[{_UPPER}]\w*(?:['’-]\w+)*"
 _PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|ter|ten|zu|af|av|Mc|O')"
 _RUN = re.compile(rf"(?<![\w'’\[@/.#-])(?<!\b[A-Z]\. ){_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE}(?= )|{_NAME})){{1,7}}(?![\w@\[])")
-_TITLES = cased(
-    "mr|mrs|ms|miss|mx|dr|prof|professor|sir|madam|lord|lady|herr|frau|madame|monsieur|mme|señor|señora|sr|sra|sig|sig.ra|dhr|mevr"
+_TITLES = (
+    "Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Lord|Lady|Herr|Frau|Madame|Monsieur|Mme|Señor|Señora|Sr|Sra|Sig|Dhr|Mevr"
+    "|MR|MRS|MS|DR|mr|mrs|ms|dr"
 )
 _TITLE = re.compile(rf"(?<!\w)(?:{_TITLES})\b(?:\.(?: |(?=[A-Z]))| )(?P<v>{_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE} {_NAME}|{_NAME})){{0,3}})")
 _STATED = cased(
@@ -63,10 +64,9 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
     upper = "[A-ZÀ-Ž]"
     letters = "[A-Za-zÀ-ž0-9_'’-]"
     run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{_PARTICLE} )*{upper}{letters}*))+"
-    titled = "|".join(f"{title}{end}" for title in _TITLES.replace(".", "[.]").split("|") for end in ("[.]", " "))
     return [
         Finder(run, judge.full, before=8, after=8, worth=judge.holds_name),
-        Finder(titled, judge.titled, before=10, after=90),
+        Finder(f"(?:{_TITLES})[. ]", judge.titled, before=10, after=90),
         Finder(rf"(?:{_STATED}){_LINK}{upper}", judge.introduced(_INTRODUCTION), before=4, after=90),
         Finder(f"(?:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
         Finder(
@@ -94,6 +94,7 @@ class _Judge:
         self.first = (first - self.common) | (usual_first_names() & first - never)
         self.last = last - self.common
         self.also_last = last - never
+        self.listed = self.first | self.also_last
 
     def is_first(self, word: str) -> bool:
         return word.lower() in self.first or ("-" in word and word.split("-")[0].lower() in self.first)
@@ -108,15 +109,14 @@ class _Judge:
 
     def may_be_last(self, word: str) -> bool:
         """A word nobody lists, but that may be a last name: capitalised, no common word, no place, no acronym."""
-        lower = re.sub(r"['’]s$", "", word.lower())
+        lower = word.lower()
         return len(word) > 2 and not word.isupper() and word.isalpha() and lower not in self.common and lower not in self.places
 
     def holds_name(self, value: str) -> bool:
-        words = value.replace("'s", "").replace("’s", "").split(" ")
-        return any(self.is_first(word) or self.is_last(word) or word[1:] == "." for word in words)
+        return "." in value or "-" in value or not self.listed.isdisjoint(value.lower().replace("'s", "").replace("’s", "").split(" "))
 
     def ends_in_name(self, value: str) -> bool:
-        word = re.split(r"[ \n]", re.sub(r"['’]s$", "", value))[-1]
+        word = value.split()[-1].removesuffix("'s").removesuffix("’s")
         return self.is_first(word) or self.may_be_last(word)
 
     def starts_alone(self, value: str) -> bool:

@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import polars as pl
-
 from llm_pipeline.curation.pii.finders import finders
 from llm_pipeline.curation.pii.policy import PiiPolicy
 from llm_pipeline.curation.pii.windows import Found, windows
@@ -41,10 +39,8 @@ def _found(texts: Sequence[str], policy: PiiPolicy) -> Iterator[tuple[int, Found
         from llm_pipeline.curation.pii.ner import model_hits
 
         yield from model_hits(policy.ner, texts)
-    series = pl.Series("text", list(texts), dtype=pl.String)
-    for finder in finders(policy):
-        for i, low, high in windows(finder, texts, series):
-            yield from ((i, hit) for hit in finder.find(texts[i], low, high) if hit[1] < high or high == len(texts[i]))
+    for finder, i, low, high in windows(finders(policy), texts):
+        yield from ((i, hit) for hit in finder.find(texts[i], low, high) if hit[1] < high or high == len(texts[i]))
 
 
 def without_overlaps(spans: Sequence[Span] | set[Span]) -> list[Span]:

@@ -29,8 +29,8 @@ _TOKENS = {
 }
 """Prefixes as their issuers publish them, collected for secret scanning by GitHub and gitleaks."""
 _TOKEN = "|".join(_TOKENS.values())
-_TOKEN_ANCHOR = re.sub(r"\{([0-9]+),[0-9]+\}", r"{\1,}", _TOKEN)
-"""Without upper bounds, which Rust compiles small."""
+_TOKEN_ANCHOR = re.sub(r"\{([0-9]+),[0-9]+\}", r"{\1,}", _TOKEN).replace("[0-9]{8,}:AA", ":AA")
+"""Without upper bounds, which Rust compiles small, and with a literal first, which it finds fast."""
 _SECRETS = Context(
     {
         "secret": "api key, apikey, access key, accesskey, access token, secret, secret key, auth token, bearer, token, password, passwd, "
