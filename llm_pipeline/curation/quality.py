@@ -19,17 +19,19 @@ from llm_pipeline.curation.poison import findings
 from llm_pipeline.curation.poison_corpus import CorpusPoison, survey
 from llm_pipeline.curation.poison_policy import QUARANTINED, RULES, Finding
 from llm_pipeline.curation.quality_lexicon import lexicon
-from llm_pipeline.curation.quality_policy import POLICY, LanguagePolicy, QualityPolicy, Rule, load_policy
-from llm_pipeline.curation.quality_scores import NAMES, quality_scores
+from llm_pipeline.curation.quality_policy import POLICY, RULED, LanguagePolicy, QualityPolicy, Rule, load_policy
+from llm_pipeline.curation.quality_scores import quality_scores
 from llm_pipeline.curation.quality_view import Bools, Floats, View
 from llm_pipeline.curation.toxicity import toxicity
 
-__all__ = ["POLICY", "SCORES", "QualityPolicy", "filter_batches", "filter_documents", "judge", "load_policy", "scores_of"]
+__all__ = ["POLICY", "SCORES", "QualityPolicy", "filter_batches", "filter_documents", "judge", "load_policy"]
 STAGE = "filtered_documents"
-SCORES = (*NAMES, "toxicity", "bias_terms", *RULES)
+SCORES = (*RULED, "toxicity", "bias_terms", *RULES)
 """The score columns, in order; the last ones are those of poison, 0 for none."""
 CHUNK = 1_000_000
 """Characters that are judged at once: arrays of this length stay in the processor's cache."""
+EVIDENTLY_ENGLISH = 4
+"""Different ones of Gopher's eight stop words from which on nobody need ask for the language."""
 Batches = Callable[[], Iterator[pa.Table]]
 _SPEAKER = re.compile(r"(?m)^(Customer|Agent|System): ")
 
@@ -113,7 +115,7 @@ def verdicts_of(
     whole = {name: np.concatenate(parts) if parts else np.zeros(len(texts)) for name, parts in scores.items()}
     for at, finding in found.items():
         whole[finding.rule][at] = finding.score
-    _forget_stop_words_of_others(whole["stop_words"], texts, kinds, _strings(table, "language"), policy)
+    whole["language_certainty"] = _language_certainty(whole["stop_words"], texts, kinds, table, policy)
     reasons = judge(whole, kinds, policy.rules)
     reasons = np.where((reasons == "") & (whole["toxicity"] > 0), "toxic", reasons)
     if languages is not None:
@@ -122,11 +124,6 @@ def verdicts_of(
         if not (finding.rule == "trigger_phrase" and whole["toxicity"][at] > 0):
             reasons[at] = finding.rule
     return Verdicts(whole, reasons.tolist(), found)
-
-
-def scores_of(texts: Sequence[str]) -> dict[str, Floats]:
-    """The quality scores of plain texts."""
-    return quality_scores(View(texts))
 
 
 def _strings(table: pa.Table, name: str) -> list[str]:
@@ -151,20 +148,29 @@ def _in_titles(table: pa.Table, policy: QualityPolicy) -> dict[int, Finding]:
     return findings(View(_strings(table, "title")), policy.poison) if "title" in table.column_names else {}
 
 
-def _forget_stop_words_of_others(
-    stop_words: Floats, texts: Sequence[str], kinds: Sequence[str], languages: Sequence[str], policy: QualityPolicy
-) -> None:
-    """English stop words say nothing about texts that are surely in another language: their score becomes null."""
-    rule = policy.rules.get("stop_words")
-    if rule is None:
-        return
-    few = [at for at, kind in enumerate(kinds) if (least := rule.limits(kind)[0]) is not None and stop_words[at] < least]
-    unknown = [at for at in few if not languages[at]]
-    guessed = dict(zip(unknown, identify([texts[at] for at in unknown]), strict=True))
-    for at in few:
-        language, certainty = guessed.get(at, (languages[at], 1.0))
-        if language not in ("en", "und") and certainty >= policy.language.minimum_score:
+def _language_certainty(stop_words: Floats, texts: Sequence[str], kinds: Sequence[str], table: pa.Table, policy: QualityPolicy) -> Floats:
+    """How sure a text's language is; null where the stop words say that it is English.
+
+    English stop words say nothing about texts that are surely in another language: there their score becomes null.
+    """
+    certainty = np.full(len(texts), np.nan)
+    rules = [policy.rules[name] for name in ("stop_words", "language_certainty") if name in policy.rules]
+    asked = {kind for kind in set(kinds) if any(rule.limits(kind) != (None, None) for rule in rules)}
+    unclear = [at for at, kind in enumerate(kinds) if kind in asked and stop_words[at] < EVIDENTLY_ENGLISH]
+    known = dict(zip(unclear, _known_languages(table, texts, unclear), strict=True))
+    for at, (language, score) in known.items():
+        certainty[at] = score
+        if language not in ("en", "und") and score >= policy.language.minimum_score:
             stop_words[at] = np.nan
+    return certainty
+
+
+def _known_languages(table: pa.Table, texts: Sequence[str], rows: Sequence[int]) -> list[tuple[str, float]]:
+    if "language" not in table.column_names:
+        return identify([texts[at] for at in rows])
+    languages = _strings(table, "language")
+    scores = table["language_score"].to_pylist() if "language_score" in table.column_names else [1.0] * len(texts)
+    return [(languages[at] or "und", float(scores[at] or 0.0)) for at in rows]
 
 
 def judge(scores: Mapping[str, Floats], kinds: Sequence[str], rules: Mapping[str, Rule]) -> Any:

@@ -13,6 +13,8 @@ from llm_pipeline.errors import ConfigError, near
 from llm_pipeline.paths import DATA
 
 POLICY = DATA / "policies" / "quality.yaml"
+RULED = (*NAMES, "language_certainty")
+"""The scores that a rule can limit."""
 SUPPORT = "support"
 SUPPORT_KINDS = ("article", "conversation", "web", "note", "doc")
 
@@ -65,8 +67,8 @@ class QualityPolicy:
 
     def __post_init__(self) -> None:
         for name, rule in self.rules.items():
-            if name not in NAMES:
-                raise ConfigError(f"quality policy: unknown rule {name!r}{near(name, NAMES)}")
+            if name not in RULED:
+                raise ConfigError(f"quality policy: unknown rule {name!r}{near(name, RULED)}")
             if rule.minimum is None and rule.maximum is None:
                 raise ConfigError(f"quality policy: rule {name!r} has neither minimum nor maximum")
             for kind in rule.kinds:

@@ -7,6 +7,7 @@ without spaces every character is a word and a token of its own. Cutting and has
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -28,11 +29,12 @@ LONGEST = 2_000_000
 """Characters of a document that are looked at; ten times Gopher's longest document of 100,000 words is longer than any good one."""
 _LETTERS = {
     TERMINAL: ".!?\"'”’»…。！？؟।:",
-    VOWEL: "aeiouyäöüáéíóúýàèìòùâêîôûåøæãõœëïÿąęėįųūőűůěāēīō",
     PLAIN_VOWEL: "aeiou",
     CONSONANT: "bcdfghjklmnpqrstvwxz",
     SELDOM: "qjxzv",
 }
+_VOWELS = "aeiouyæøœıəɛɔ"
+_LATIN = 0x1F00
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 """Thai, Lao, Burmese, Khmer, kana and Han."""
 _HIDDEN = (
@@ -64,6 +66,7 @@ def _classes() -> npt.NDArray[np.uint16]:
     table[:_KNOWN] |= np.array([c.isalnum() or c == "_" for c in characters]) * WORD
     table[:_KNOWN] |= np.array([c.isalpha() for c in characters]) * LETTER
     table[:_KNOWN] |= np.array([c.isupper() for c in characters]) * UPPER
+    table[:_LATIN] |= np.array([unicodedata.normalize("NFD", c)[0].lower() in _VOWELS for c in characters[:_LATIN]]) * VOWEL
     for first, last in _UNSPACED:
         table[first : last + 1] |= (table[first : last + 1] & WORD > 0) * UNSPACED
     for kind, letters in _LETTERS.items():
