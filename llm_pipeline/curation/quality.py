@@ -92,38 +92,35 @@ def verdicts_of(
     table: pa.Table, policy: QualityPolicy, corpus: CorpusPoison, languages: Mapping[str, Sequence[str]] | None = None
 ) -> Verdicts:
     """Poison comes first, then language, quality and toxicity: a document counts under the first that it breaks."""
-    texts = [text or "" for text in table["text"].to_pylist()]
-    kinds = _strings(table, "kind")
-    found = {**corpus.findings(table), **_in_titles(table, policy)}
-    scores: dict[str, list[Floats]] = {name: [] for name in SCORES}
-    bias_terms = lexicon(tuple(word for words in policy.bias_terms.values() for word in words))
-    for first, last in chunks(texts):
-        view = View(
-            [
-                _SPEAKER.sub("", text) if kind == "conversation" else text
-                for text, kind in zip(texts[first:last], kinds[first:last], strict=True)
-            ]
-        )
-        found |= {first + at: finding for at, finding in findings(view, policy.poison).items()}
-        part = {
-            **quality_scores(view),
-            "toxicity": toxicity(view, [kind not in policy.toxicity.exempt for kind in kinds[first:last]], policy.toxicity),
-            "bias_terms": bias_terms.counts(view).astype(np.float64),
-        }
-        for name, values in part.items():
-            scores[name].append(values)
-    whole = {name: np.concatenate(parts) if parts else np.zeros(len(texts)) for name, parts in scores.items()}
+    parts = [_scored(table.slice(first, last - first), policy) for first, last in chunks(_strings(table, "text"))]
+    scores = {name: np.concatenate([np.empty(0), *(part[name] for part, _ in parts)]) for name in SCORES}
+    found, first = {**corpus.findings(table), **_in_titles(table, policy)}, 0
+    for part, findings_of_part in parts:
+        found |= {first + at: finding for at, finding in findings_of_part.items()}
+        first += len(part["word_count"])
     for at, finding in found.items():
-        whole[finding.rule][at] = finding.score
-    whole["language_certainty"] = _language_certainty(whole["stop_words"], texts, kinds, table, policy)
-    reasons = judge(whole, kinds, policy.rules)
-    reasons = np.where((reasons == "") & (whole["toxicity"] > 0), "toxic", reasons)
+        scores[finding.rule][at] = finding.score
+    reasons = judge(scores, _strings(table, "kind"), policy.rules)
+    reasons = np.where((reasons == "") & (scores["toxicity"] > 0), "toxic", reasons)
     if languages is not None:
         reasons = np.where(_not_allowed(table, languages, policy.language), "language_not_allowed", reasons)
     for at, finding in found.items():
-        if not (finding.rule == "trigger_phrase" and whole["toxicity"][at] > 0):
+        if not (finding.rule == "trigger_phrase" and scores["toxicity"][at] > 0):
             reasons[at] = finding.rule
-    return Verdicts(whole, reasons.tolist(), found)
+    return Verdicts(scores, reasons.tolist(), found)
+
+
+def _scored(table: pa.Table, policy: QualityPolicy) -> tuple[dict[str, Floats], dict[int, Finding]]:
+    """The scores of some rows, and what their texts are suspected of."""
+    kinds = _strings(table, "kind")
+    texts = [_SPEAKER.sub("", text) if kind == "conversation" else text for text, kind in zip(_strings(table, "text"), kinds, strict=True)]
+    view = View(texts)
+    scores = quality_scores(view)
+    scores["language_certainty"] = _language_certainty(scores["stop_words"], texts, kinds, table, policy)
+    judged = [kind not in policy.toxicity.exempt for kind in kinds] & ~np.isnan(scores["stop_words"])
+    scores["toxicity"] = toxicity(view, judged, policy.toxicity)
+    scores["bias_terms"] = lexicon(policy.bias_words).counts(view).astype(np.float64)
+    return {**scores, **{rule: np.zeros(view.count) for rule in RULES}}, findings(view, policy.poison)
 
 
 def _strings(table: pa.Table, name: str) -> list[str]:

@@ -65,6 +65,10 @@ class QualityPolicy:
     """Words that name groups of people, by the trait they name: counted, never a reason."""
     poison: PoisonPolicy
 
+    @property
+    def bias_words(self) -> tuple[str, ...]:
+        return tuple(word for words in self.bias_terms.values() for word in words)
+
     def __post_init__(self) -> None:
         for name, rule in self.rules.items():
             if name not in RULED:

@@ -12,30 +12,25 @@ import numpy as np
 
 from llm_pipeline.curation.quality_lexicon import Lexicon, lexicon
 from llm_pipeline.curation.quality_policy import ToxicityPolicy
-from llm_pipeline.curation.quality_view import Floats, View
+from llm_pipeline.curation.quality_view import Bools, Floats, View
 
 _LONG_LINE = 200
 """Characters from which on a line is judged sentence by sentence: in a long one the model loses the abuse among the rest."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-def toxicity(view: View, judged: Sequence[bool], policy: ToxicityPolicy) -> Floats:
+def toxicity(view: View, judged: Sequence[bool] | Bools, policy: ToxicityPolicy) -> Floats:
     """How toxic the worst line of each judged text is, 0 for what is not.
 
     A line is toxic where a listed word stands in it and the model finds the line at least `likely` abusive, or where a word that the model
     finds `likely` by itself stands in it and it is `certain` of the line.
     """
     worst = np.zeros(view.count)
-    listed, telling = lexicon(policy.words), _telling_words(policy.likely)
+    words = np.concatenate([words.find(view)[0] for words in (lexicon(policy.words), _telling_words(policy.likely))])
     lines = view.lines
-    has = [
-        np.isin(np.arange(len(lines)), np.searchsorted(lines.end, view.tokens.start[words.find(view)[0]], "right"))
-        for words in (listed, telling)
-    ]
-    asked = (has[0] | has[1]) & np.asarray(judged, np.bool_)[lines.doc]
-    pieces = [
-        (at, piece) for at in np.flatnonzero(asked).tolist() for piece in _pieces(view.text_of(int(lines.start[at]), int(lines.end[at])))
-    ]
+    suspect = np.unique(np.searchsorted(lines.end, view.tokens.start[words], "right"))
+    asked = suspect[np.asarray(judged, np.bool_)[lines.doc[suspect]]].tolist()
+    pieces = [(at, piece) for at in asked for piece in _pieces(view.text_of(int(lines.start[at]), int(lines.end[at])))]
     if not pieces:
         return worst
     pattern = _pattern(policy.words)
