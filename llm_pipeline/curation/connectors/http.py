@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -43,14 +43,15 @@ class Client:
     """Seconds for each step, and three times that for an answer as a whole."""
     requests: int = field(default=0, init=False)
 
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """The answer after redirects, each of which is checked like the first address."""
+    def get(self, url: str, headers: Mapping[str, str] | None = None, allow: Callable[[str], None] = lambda _: None) -> Answer:
+        """The answer after redirects, each of which is checked like the first address; `allow` may raise Refused for where they lead."""
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._once(url, headers or {})
             target = answer.headers.get("location")
             if answer.status not in _REDIRECTS or not target:
                 return answer
             url = urljoin(url, target)
+            allow(url)
         raise Refused(f"too_many_redirects: more than {MAX_REDIRECTS}")
 
     def _once(self, url: str, headers: Mapping[str, str]) -> Answer:

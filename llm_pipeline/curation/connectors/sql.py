@@ -67,7 +67,7 @@ def _rows(url: str, options: SqlOptions, mark: Mark | None, files: DayFiles, nam
     """Write the rows of the query by day; the greatest watermark among them."""
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg2://", 1))  # the driver that is installed
     try:
         with engine.connect() as connection, files:
             query = sqlalchemy.text(options.query).bindparams(**({"watermark": mark} if options.watermark else {}))

@@ -138,8 +138,6 @@ class Crawl:
             return Answer(url, 200, {"content-type": before["type"]}, self.landing.blob(before["sha256"]).read_bytes()), False
         if answer.status != 200:
             raise Refused(f"http_{answer.status}: no page")
-        if urlsplit(answer.url).netloc not in self._hosts:
-            raise Refused(f"other_host: redirected to {answer.url[:120]}")
         kind = answer.headers.get("content-type", "text/html").split(";")[0].strip().lower()
         if kind not in ("text/html", "application/xhtml+xml", "text/plain", "text/markdown"):
             raise Refused(f"unsupported_format: {kind}; expected HTML or plain text")
@@ -153,11 +151,15 @@ class Crawl:
         return answer, page["sha256"] != before.get("sha256")
 
     def _get(self, url: str, headers: dict[str, str]) -> Answer:
-        robots = self._rules(url)
-        if not robots.can_fetch(url, self.options.user_agent):
+        self._allow(url)
+        self._wait(urlsplit(url).netloc, self._rules(url).crawl_delay(self.options.user_agent) or 0)
+        return retrying(lambda: _without_failure(self.client.get(url, headers, self._allow)), url)
+
+    def _allow(self, url: str) -> None:
+        if urlsplit(url).netloc not in self._hosts:
+            raise Refused(f"other_host: {url[:120]} is not on a host of this source")
+        if not self._rules(url).can_fetch(url, self.options.user_agent):
             raise Refused("robots: robots.txt does not allow it")
-        self._wait(urlsplit(url).netloc, robots.crawl_delay(self.options.user_agent) or 0)
-        return retrying(lambda: _without_failure(self.client.get(url, headers)), url)
 
     def _wait(self, host: str, delay: float) -> None:
         if (left := self._next.get(host, 0) - time.monotonic()) > 0:
