@@ -26,12 +26,14 @@ import pyarrow as pa
 
 from llm_pipeline.errors import InputError, MissingError, near
 
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode
+
 
 def content_hash(*parts: object) -> str:
     """16 hexadecimal digits (64 bits) of the SHA-256 of the parts; bytes as they are, anything else as canonical JSON."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, ensure_ascii=False, default=str).encode()
+        data = part if isinstance(part, bytes) else _canonical(part).encode()
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:16]
 

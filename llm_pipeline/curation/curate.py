@@ -47,13 +47,13 @@ class Balance:
 class Run:
     """One corpus on its way through the stages; each reads the file that the last one wrote."""
 
-    def __init__(self, out: Path, work: Path, say: Say) -> None:
-        self.out, self.work, self.say, self.balance = out, work, say, Balance()
+    def __init__(self, out: Path, work: Path, say: Say, last: str) -> None:
+        self.out, self.work, self.say, self.last, self.balance = out, work, say, last, Balance()
 
     def stage(self, name: str, tables: Iterator[tuple[pa.Table, pa.Table]], ledger: ParquetOut) -> Path:
         """Write the rows that stay and the ledger of those that don't."""
         begun, path = time.process_time(), self.work / f"{name}.parquet"
-        with ParquetOut(path) as file:
+        with ParquetOut(path, "none" if name != self.last else "zstd") as file:
             for rows, entries in tables:
                 file.write(rows)
                 ledger.write(entries)
@@ -113,7 +113,7 @@ def curate(
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with TemporaryDirectory(dir=out, prefix=".work.") as work, ParquetOut(out / "ledger.parquet") as ledger:
-        run = Run(out, Path(work), say)
+        run = Run(out, Path(work), say, "decontaminated" if suites else "unique")
         path = run.stage("normalised", run.normalised(source, licence), ledger)
         path = run.stage("filtered", run.filtered(path), ledger)
         path = run.stage("scrubbed", run.scrubbed(path), ledger)

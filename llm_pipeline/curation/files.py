@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -190,7 +190,8 @@ def ids(table: pa.Table) -> list[str]:
 class ParquetOut:
     """Tables of one schema into a Parquet file that appears whole when the block ends well, and not at all otherwise."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, compression: Literal["zstd", "none"] = "zstd") -> None:
+        self.compression = compression
         self.path, self._staging = path, path.with_name(f".{path.name}.{os.getpid()}")
         self._writer: pq.ParquetWriter | None = None
         self.rows = 0
@@ -201,7 +202,7 @@ class ParquetOut:
 
     def write(self, table: pa.Table) -> None:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._staging, table.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._staging, table.schema, compression=self.compression)
         self._writer.write_table(table)
         self.rows += table.num_rows
 
