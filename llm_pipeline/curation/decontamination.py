@@ -69,8 +69,10 @@ class Questions:
         sizes = np.array([len(found) for found in ngrams], dtype=np.int64)
         self._known, self._ngram = np.unique(np.concatenate([np.empty(0, np.uint64), *ngrams]), return_inverse=True)
         self._bounds = np.concatenate([[0], np.cumsum(sizes)])
-        self._seen = np.zeros(1 << 24, dtype=bool)
-        self._seen[self._known >> np.uint64(40)] = True
+        bits = min(len(self._known).bit_length() + 6, 26)
+        self._shift = np.uint64(64 - bits)
+        self._seen = np.zeros(1 << bits, dtype=bool)
+        self._seen[self._known >> self._shift] = True
         question = np.repeat(np.arange(len(sizes)), sizes)
         frequency = np.bincount(self._ngram, minlength=len(self._known))[self._ngram]
         rarest = np.full(len(sizes), len(question) + 1)
@@ -114,7 +116,7 @@ class Questions:
     def _hits(self, words: Words) -> Numbers:
         """`document * n-grams + n-gram` of each n-gram that a document has, ascending."""
         hashes = runs(words.hashes, NGRAM)
-        likely = np.flatnonzero(self._seen[hashes >> np.uint64(40)])
+        likely = np.flatnonzero(self._seen[hashes >> self._shift])
         document = np.searchsorted(words.bounds, likely, side="right") - 1
         complete = likely + NGRAM <= words.bounds[document + 1]
         likely, document = likely[complete], document[complete]

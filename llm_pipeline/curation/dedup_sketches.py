@@ -182,7 +182,7 @@ def _keys(table: pa.Table) -> pa.Table:
     """What the rule of keeping needs to know of every row."""
     nothing = pa.nulls(table.num_rows, pa.string())
     day = pc.cast(table["day"], pa.string()) if "day" in table.column_names else nothing
-    licence = table["licence"].to_pylist() if "licence" in table.column_names else [None] * table.num_rows
+    licence: list[Any] = (table["licence"].cast(pa.string()) if "licence" in table.column_names else nothing).to_pylist()
     ranks: dict[str | None, int] = {name: licence_rank(name) for name in set(licence)}
     rank = pa.array([ranks[name] for name in licence], pa.int8())
     length = pc.fill_null(pc.utf8_length(table["text"]), 0).cast(pa.int64())

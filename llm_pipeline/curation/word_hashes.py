@@ -25,17 +25,24 @@ CHARACTERS = 1 << 19
 """Texts are worked on in groups of about so many bytes, which stay in the processor's cache."""
 Hashes = NDArray[np.uint64]
 Bounds = NDArray[np.int64]
-_WORD = re.compile(r"[^\W_]+")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+"""Letters of scripts without spaces between words (Thai, Lao, Burmese, Khmer, kana, Han): each counts as a word."""
+_WORD = re.compile(f"(?![\\W_])[{UNSPACED}]|[^\\W_{UNSPACED}]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _LETTERS = bytes(byte if byte >= 128 or chr(byte).isalnum() else 0 for byte in bytes(range(256)).lower())
 _LONG = 64
 _PAGE = 256
 _HARD = 0xFFFFFFFF
+_OWN = 1 << 30
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
 
 
 def normalise(text: str) -> str:
-    """Lower-case words of letters and digits with single spaces: what is compared, so case, accents' form and punctuation are not."""
+    """Lower-case words of letters and digits with single spaces: what is compared, so case, accents' form and punctuation are not.
+
+    In scripts without spaces every letter is a word.
+    """
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
@@ -113,6 +120,8 @@ def _normalised(texts: list[str]) -> list[str]:
     mapped[ends[:-1]] = ord("\n")
     hard = np.unique(np.searchsorted(ends, np.flatnonzero(mapped == _HARD)))
     mapped[mapped == _HARD] = ord(" ")
+    own = np.flatnonzero(mapped & _OWN)
+    mapped = np.insert(mapped & ~np.uint32(_OWN), np.concatenate([own, own + 1]), ord(" ")) if len(own) else mapped
     found = mapped.tobytes().decode("utf-32-le").split("\n")
     for i in hard:
         found[i] = normalise(texts[i])
@@ -120,7 +129,10 @@ def _normalised(texts: list[str]) -> list[str]:
 
 
 def _pages(points: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """What `normalise` makes of each code point on its own: another one, a space, or _HARD where that depends on its neighbours."""
+    """What `normalise` makes of each code point on its own: another one (_OWN where it is a word), a space, or _HARD.
+
+    _HARD is what depends on its neighbours.
+    """
     used = np.flatnonzero(np.bincount(points // _PAGE))
     place = np.zeros(used[-1] + 1, dtype=np.uint32)
     place[used] = np.arange(len(used), dtype=np.uint32) * _PAGE
@@ -142,4 +154,6 @@ def _alone(character: str) -> int:
         return _HARD
     if not any(map(str.isalnum, lower)):
         return ord(" ")
-    return ord(lower) if len(lower) == 1 else _HARD
+    if len(lower) > 1:
+        return _HARD
+    return ord(lower) | _OWN if _UNSPACED.match(lower) else ord(lower)

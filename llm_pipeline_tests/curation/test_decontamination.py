@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_pipeline.curation.decontamination import COMMON, SCHEMA, decontaminate_batches, find_contaminated
@@ -100,6 +100,7 @@ def test_an_id_has_its_suite_in_front_only_among_several() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["", "fine text of no interest", LONG, LONG[:60], LONG.upper() + " also"]), max_size=9), st.integers(1, 9))
 def test_verdicts_do_not_depend_on_how_a_corpus_is_cut(texts: list[str], cut: int) -> None:
     found = verdicts(texts, SUITES, cut)
@@ -179,3 +180,9 @@ def test_leaks_of_public_questions_in_public_text() -> None:
     practice = [row["instruction"] for row in _public("gsm8k/train.jsonl")]
     kept = verdicts(practice, {"s": [{"id": i, "question": question} for i, question in enumerate(problems)]})
     assert sum(not v["keep"] for v in kept) <= 0.001 * len(kept)
+
+
+def test_questions_in_a_script_without_spaces_are_found() -> None:
+    suite = {"s": [{"id": 1, "question": "世界上最高的山峰叫什么名字？"}]}
+    texts = ["地理小测验：世界上最高的山峰叫什么名字？珠穆朗玛峰。", "珠穆朗玛峰是世界上最高的山峰，海拔很高。"]
+    assert [match.document for match in find_contaminated(texts, suite)] == [0]

@@ -197,3 +197,9 @@ def test_stored_signatures_are_used_and_those_of_other_texts_are_refused(tmp_pat
     stale = signed.append_column("text", pa.array(texts[::-1]))
     with pytest.raises(ContractError, match="materialise `signatures`"):
         list(dedup_batches(lambda: iter([stale]), scratch=tmp_path))
+
+
+def test_near_copies_in_a_script_without_spaces_are_found() -> None:
+    text = "".join(chr(0x4E00 + i * 37 % 5000) for i in range(120))
+    found = verdicts({"1/a": text, "2/b": text[:60] + "改" + text[61:], "3/c": text[::-1]})
+    assert [v["reason"] for v in found.values()] == ["kept", "near_duplicate", "kept"]
