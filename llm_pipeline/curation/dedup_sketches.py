@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from llm_pipeline.curation.signatures import PERMUTATIONS, Matrix, Shingled, shingle, signature_matrix, signatures
+from llm_pipeline.curation.signatures import PERMUTATIONS, SIGNATURE_TYPE, Matrix, Shingled, shingle, signature_matrix, signatures
 from llm_pipeline.curation.word_hashes import Hashes, groups, mix, word_hashes
 from llm_pipeline.errors import ContractError
 
@@ -91,7 +91,8 @@ class Sketches:
 
     def add(self, table: pa.Table) -> None:
         """Columns id and text; day, licence and what `signatures.sign` made of the same rows when they are there."""
-        signed = signature_matrix(table) if "signature" in table.column_names else None
+        columns = {column.name: column.type for column in table.schema}
+        signed = signature_matrix(table) if columns.get("signature") == SIGNATURE_TYPE and "text_hash" in columns else None
         known = np.asarray(table["text_hash"]) if signed is not None else None
         done = 0
         for group in groups(table["text"]):
@@ -180,14 +181,18 @@ class Sketches:
 
 def _keys(table: pa.Table) -> pa.Table:
     """What the rule of keeping needs to know of every row."""
-    nothing = pa.nulls(table.num_rows, pa.string())
-    day = pc.cast(table["day"], pa.string()) if "day" in table.column_names else nothing
-    licence: list[Any] = (table["licence"].cast(pa.string()) if "licence" in table.column_names else nothing).to_pylist()
+    day, licence = _plain(table, "day"), _plain(table, "licence").to_pylist()
     ranks: dict[str | None, int] = {name: licence_rank(name) for name in set(licence)}
     rank = pa.array([ranks[name] for name in licence], pa.int8())
     length = pc.fill_null(pc.utf8_length(table["text"]), 0).cast(pa.int64())
     ids = table["id"].cast(pa.string())
     return pa.table({"id": ids, "day": day, "licence": rank, "length": length}).combine_chunks()
+
+
+def _plain(table: pa.Table, name: str) -> Any:
+    """The column as strings; nulls where there is none of single values."""
+    column: Any = table[name] if name in table.column_names else None
+    return pa.nulls(table.num_rows, pa.string()) if column is None or pa.types.is_nested(column.type) else column.cast(pa.string())
 
 
 def licence_rank(name: str | None) -> int:

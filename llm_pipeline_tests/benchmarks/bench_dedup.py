@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from llm_pipeline.curation import files
 from llm_pipeline.curation.dedup import THRESHOLD, dedup_batches
 from llm_pipeline.curation.normalise import DOCUMENT_SCHEMA
 from llm_pipeline.curation.python_docs import doc_strings
@@ -168,7 +169,7 @@ def partitions(corpus: Path, folder: Path) -> Table:
             columns |= {"id": rows["id"], "uri": rows["id"], "text": rows["text"], "kind": pa.array(["note"] * size)}
             day = str(date(2026, 1, 1) + timedelta(days=number))
             home.lake.replace("scrubbed_documents", day, pa.table(columns).cast(DOCUMENT_SCHEMA))
-            home.lake.replace("signatures", day, sign(rows["id"].to_pylist(), rows["text"].to_pylist()))
+            home.lake.replace("signatures", day, sign(files.ids(rows), files.texts(rows)))
         begun = time.process_time()
         build_snapshot(home, window_days=days)
         seconds = time.process_time() - begun

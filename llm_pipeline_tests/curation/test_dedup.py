@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_empty_and_short_texts() -> None:
 
 
 def test_every_row_has_a_verdict_even_where_ids_repeat_and_texts_are_missing() -> None:
-    rows = [
+    rows: list[Row] = [
         {"id": "a", "text": "one two three"},
         {"id": "a", "text": "one two three"},
         {"id": "b", "text": None},
@@ -111,6 +112,13 @@ def test_every_row_has_a_verdict_even_where_ids_repeat_and_texts_are_missing() -
         ("a", "kept"),
     ]
     assert run([]) == []
+
+
+def test_columns_of_other_types_and_meanings_do_no_harm() -> None:
+    rows: list[Row] = [
+        {"id": i, "text": "one two", "signature": "def f()", "day": date(2026, 1, 3 - i), "licence": {"name": "MIT"}} for i in range(3)
+    ]
+    assert [(v["id"], v["kept_id"]) for v in run(rows)] == [("0", "2"), ("1", "2"), ("2", None)]
 
 
 @pytest.mark.parametrize(("threshold", "semantic"), [(0.49, None), (1.01, None), (float("nan"), None), (0.7, 0.0), (0.7, 1.5)])
@@ -162,7 +170,8 @@ def test_a_removed_document_always_resembles_a_kept_one_of_its_cluster(picks: li
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
 def test_pairs_above_the_threshold_are_found(threshold: float) -> None:
     r = random.Random(int(threshold * 100))
-    texts, pairs = {}, []
+    texts: dict[str, str] = {}
+    pairs = []
     for i in range(400):
         base = [f"{word}{i}" for word in story(i, r.randint(40, 160))]
         changed = [word if r.random() > (1 - threshold) / 12 else f"new{k}" for k, word in enumerate(base)]
