@@ -48,11 +48,12 @@ class SftConfig(dg.Config):
 )
 def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) -> Results:
     """Documents without personal data: 17 types found by rules, checksums and name lists, replaced by typed placeholders."""
+    from llm_pipeline.curation.engine import map_chunks
     from llm_pipeline.curation.pii import load_policy
     from llm_pipeline.curation.scrubbing import examples, remaining, scrub_day
 
     place, day, policy = home.open(), context.partition_key, load_policy()
-    rows, spans, ledger = scrub_day(place.lake.read("filtered_documents", [day]), day, policy)
+    rows, spans, ledger = map_chunks(lambda chunk: scrub_day(chunk, day, policy), place.lake.read("filtered_documents", [day]))
     left = remaining(rows, policy)
     contract = check_contract(place, "scrubbed_documents", day, rows)
     yield contract
@@ -86,11 +87,13 @@ def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
 )
 def signatures(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
     """MinHash signatures (128 permutations of 5-word shingles) and text hashes, so that duplicates are found over all days cheaply."""
+    from llm_pipeline.curation.engine import map_chunks
+    from llm_pipeline.curation.files import ids, texts
     from llm_pipeline.curation.signatures import sign
 
     place, day = home.open(), context.partition_key
     rows: pa.Table = place.lake.read("scrubbed_documents", [day], ["id", "text"])
-    signed = sign([str(value) for value in rows["id"].to_pylist()], [str(value) for value in rows["text"].to_pylist()])
+    [signed] = map_chunks(lambda chunk: [sign(ids(chunk), texts(chunk))], rows)
     version = place.lake.replace("signatures", day, signed)
     metadata = {"dagster/row_count": signed.num_rows, "distinct_texts": len(set(signed["text_hash"].to_pylist()))}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
