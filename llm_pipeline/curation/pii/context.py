@@ -36,11 +36,11 @@ class Context:
     """Phrases of one to three words and what each speaks of."""
 
     def __init__(self, phrases: Mapping[str, str]) -> None:
-        """`phrases` maps a topic to its phrases, separated by commas."""
+        """`phrases` maps a topic to its phrases, separated by commas; a phrase in capitals counts only in capitals ("DL" is no `<dl>`)."""
         topics: dict[str, set[str]] = {}
         for topic, listed in {OTHER: _OTHERS, **phrases}.items():
             for phrase in listed.split(","):
-                for form in {phrase.strip().lower(), phrase.replace(" ", "").lower()}:
+                for form in {phrase.strip(), phrase.replace(" ", "")}:
                     topics.setdefault(form, set()).add(topic)
         self._by_last_word: dict[str, list[tuple[list[str], frozenset[str]]]] = {}
         for form, meant in topics.items():
@@ -61,10 +61,14 @@ class Context:
         for match in _WORD.finditer(text, low, high):
             word = match[1] or ""
             words.append(word.lower())
-            for before, topics in self._by_last_word.get(words[-1], ()):
+            for before, topics in self._meant(word):
                 if words[-1 - len(before) : -1] == before and (word[1:].islower() or word.isupper() or len(word) == 1):
                     said.append((topics, *match.span()))
         return said
+
+    def _meant(self, word: str) -> Sequence[tuple[list[str], frozenset[str]]]:
+        found = self._by_last_word.get(word.lower(), ())
+        return [*found, *self._by_last_word.get(word, ())] if word.isupper() else found
 
 
 def nearest(said: Sequence[Said], start: int, end: int) -> dict[str, int]:

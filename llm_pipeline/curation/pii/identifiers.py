@@ -15,8 +15,11 @@ from llm_pipeline.curation.pii import validators
 from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic, nearest
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
-_LEFT, _RIGHT = r"(?<![\w.$€£+-])", r"(?![\w%-]|[.,:][0-9])"
-_DATE = re.compile(r"(?:19|20)\d\d([-/. ])\d{1,2}\1\d{1,2}|\d{1,2}([-/. ])\d{1,2}\2(?:19|20)\d\d")
+_LEFT, _RIGHT = r"(?<![\w.$€£+/-])", r"(?![\w%-]|[.,:][0-9])"
+_DATE = re.compile(
+    r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])|(?:19|20)\d\d-(?:19|20)\d\d"
+    r"|(?:19|20)\d\d([-/. ])\d{1,2}\1\d{1,2}|\d{1,2}([-/. ])\d{1,2}\2(?:19|20)\d\d"
+)
 _DIGIT = re.compile("[0-9]")
 _NUMBER = r"[0-9](?:[ ().,/+–-]{0,2}[A-Za-z]?[0-9]){5,}"
 
@@ -60,6 +63,10 @@ def _checksum(module: str) -> Callable[[str], bool]:
         return bool(import_module(f"stdnum.{module}").is_valid(value))
 
     return valid
+
+
+def _mostly_digits(value: str) -> bool:
+    return sum(map(str.isdigit, value)) >= 5
 
 
 def _any(value: str) -> bool:
@@ -188,7 +195,7 @@ IDENTIFIERS = (
     _national("lv.pk", r"[0-9]{6}-?[0-9]{5}", "personas kods"),
     _national("si.emso", r"[0-9]{13}", "emšo, emso"),
     _national("br.cpf", r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}|[0-9]{11}|[0-9]{9}-[0-9]{2}", "cpf"),
-    _national("ca.sin", r"[0-9]{3}([ -]?)[0-9]{3}\1[0-9]{3}", "sin, social insurance"),
+    _national("ca.sin", r"[0-9]{3}([ -]?)[0-9]{3}\1[0-9]{3}", "SIN, sin number, social insurance"),
     _national("au.tfn", r"[0-9]{3} ?[0-9]{3} ?[0-9]{2,3}", "tfn, tax file"),
     _national("in_.aadhaar", r"[0-9]{4}([ -]?)[0-9]{4}\1[0-9]{4}", "aadhaar, aadhar, uidai"),
     _national("in_.pan", r"[A-Z]{5}[0-9]{4}[A-Z]", "pan, permanent account", 0.6),
@@ -219,9 +226,9 @@ NAMED = (
         r"[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|[0-9]{2,4}(?:[ -][0-9]{2,4}){1,4}|[A-Z0-9]{5,18}",
         "driver license, drivers license, driver s license, driving license, driver licence, drivers licence, driver s licence, driving "
         "licence, "
-        "license number, licence number, license no, licence no, dl, dl number, dln, führerschein, führerscheinnummer, "
+        "license number, licence number, license no, licence no, DL, dl number, dln, führerschein, führerscheinnummer, "
         "permis de conduire, permiso de conducir, carnet de conducir, patente, rijbewijs",
-        _any,
+        _mostly_digits,
         surest=0.93,
     ),
 )
@@ -233,7 +240,7 @@ _NAMED = (
         "passport|passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|führerschein|permis de|permiso de"
         "|carnet de|patente|rijbewijs"
     )
-    + "|[Dd][Ll][Nn]?[^a-zA-Z]"
+    + "|DL|DLN|dln|dl n"
 )
 _PLAIN = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+")
 

@@ -22,6 +22,7 @@ _NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,5}[A-Za-z]?)?"
 _STRONG = frozenset(
     "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews parkway highway".split()
 )
+_YEAR = re.compile("(?:19|20)[0-9]{2} ")
 _LIVING = re.compile(
     r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered"
     r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
@@ -63,7 +64,12 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     )
     polish = re.compile(rf"(?<!\w)(?:ul\.|ulica|aleja|al\.|pl\.) {_UP}\w+(?: {_UP}\w+)? [0-9]{{1,4}}[A-Za-z]?(?:/[0-9]+)?{post}")
     return [
-        Finder(rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}})?[A-Za-z]?,?\s(?:[NSEW][.]? )?[{_UP[1:-1]}0-9]", _english(english, locales), 28, 190),
+        Finder(
+            rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}}[A-Za-z]?)?,?[ ](?:[NSEW][.]? )?(?:{_UP}|[0-9]{{1,3}}(?:st|nd|rd|th))|{_FLAT}",
+            _english(english, locales),
+            before=28,
+            after=190,
+        ),
         _finder("street_joined", joined, rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}) [0-9]"),
         _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) "),
         _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.87),
@@ -97,6 +103,8 @@ def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str,
         for match in pattern.finditer(text, low, high):
             if match["suffix"].lower().rstrip(".") in _STRONG or match["flat"] or match["tail"]:
                 yield match.start(), match.end(), 0.9, "STREET_ADDRESS", "street"
+            elif _YEAR.match(match.group()):
+                continue
             elif _LIVING.search(text, max(0, match.start() - 60), match.start()) or match["name"].strip().lower() in first | last:
                 yield match.start(), match.end(), 0.87, "STREET_ADDRESS", "street"
 

@@ -63,12 +63,13 @@ def shape_finders() -> list[Finder]:
         _shape("email_spelled", "EMAIL", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=420, flags=re.I),
         _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
         Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24),
-        _shape("ipv6", "IP_ADDRESS", _IPV6, "[0-9a-fA-F]:[0-9a-fA-F:]", validators.ipv6, reach=48),
+        _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=48),
         _shape(
             "mac",
             "MAC_ADDRESS",
             r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])",
             "[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]",
+            lambda value: len(set(value.lower())) > 2,
             reach=24,
         ),
         _shape(

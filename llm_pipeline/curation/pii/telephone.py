@@ -17,9 +17,10 @@ _CANDIDATE = re.compile(
 )
 _EXTENSION = re.compile(r" ?(?:x|#|ext\.?|extension) ?[0-9]{1,6}$", re.I)
 _DATE = re.compile(
-    r"(?:19|20)\d\d[-. /]\d{1,2}[-. /]\d{1,2}(?:[ -]\d{1,2})?|\d{1,2}[-. /]\d{1,2}[-. /](?:19|20)?\d\d(?:[ -]\d{1,2})?|(?:19|20)\d\d "
-    r"?[-/] ?(?:19|20)\d\d"
+    r"[0-9]{5}-[0-9]{4}|\((?:19|20)\d\d\).*|(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d"
+    r"|(?:(?:19|20)\d\d[-. /]\d{1,2}[-. /]\d{1,2}|\d{1,2}[-. /]\d{1,2}[-. /](?:19|20)?\d\d)(?:[ -]\d{1,2})?"
 )
+"""Dates, spans of years, and US postcodes."""
 _NANP = re.compile(r"(?:(?:001-|\+?1[ .-]?)?)(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?:(?(1)\1|[ .-]))[0-9]{4}")
 _TRUNK = re.compile(r"\([0-9]{2,5}\)[ .-]?[0-9]{2,8}(?:[ .-][0-9]{2,8}){0,3}")
 _STRONG = (
@@ -36,6 +37,8 @@ _WEAK = (
 )
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
 _GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}")
+_ADJACENT = 26
+"""Words of the second sort speak of bare digits within so many characters: "call me at", not "(most recent call last)" lines above."""
 _DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
@@ -71,7 +74,7 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
         return 0.75 if OTHER not in near else 0.0
     if "phone" in near:
         return 0.82 - near["phone"] / 1000
-    if "call" in near and _GROUPED.fullmatch(number):
+    if "call" in near and _GROUPED.fullmatch(number) and (near["call"] < _ADJACENT or re.search(r"[ ().-]", number)):
         return 0.7 - near["call"] / 1000
     if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number)):
         return 0.0

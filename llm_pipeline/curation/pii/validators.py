@@ -102,10 +102,12 @@ def _bech32(text: str) -> bool:
 
 
 def secret(text: str) -> bool:
-    """Random enough to be a key: letters and digits mixed, at least 3 bits per character."""
+    """Random enough to be a key: at least 3 bits per character, no long word in it; a path has letters of one case between its slashes."""
     counts = Counter(text)
     bits = -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values())
-    return bits >= 3 and any(c.isdigit() for c in text) and any(c.isalpha() for c in text)
+    cases = any(c.islower() for c in text) and any(c.isupper() for c in text)
+    mixed = sum(map(str.isdigit, text)) >= 2 and any(c.isalpha() for c in text) and ("/" not in text or cases)
+    return bits >= 3 and mixed and re.search("[a-z]{7}", text) is None
 
 
 def token(text: str) -> bool:
