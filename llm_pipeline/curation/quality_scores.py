@@ -61,32 +61,32 @@ def quality_scores(view: View) -> dict[str, Floats]:
     number, line_number = view.per_document(words.doc), view.per_document(lines.doc)
     line_shares = duplicate_pieces(view, lines)
     paragraph_shares = duplicate_pieces(view, view.paragraphs)
-    ends = view.codes[lines.end - 1]
-
+    passages = view.passages
+    passage_number = view.per_document(passages.doc)
+    punctuated = view.per_document(passages.doc[view.is_a(TERMINAL)[passages.end - 1]])
     sentence_end = _ends_sentence(view)
 
     def of_lines(chosen: Bools) -> Floats:
         return share(view.per_document(lines.doc[chosen]), line_number)
 
-    ellipsis = (ends == ord("…")) | _ends_with_dots(view, lines)
     scores = {
         "word_count": number,
         "mean_word_length": share(view.per_document(words.doc, words.length), number),
         "alphabetic_words": share(view.per_document(words.doc[_with_any(view.is_a(LETTER), words)]), number),
         "symbol_ratio": share(np.maximum(_characters(view, "#"), _characters(view, "…") + _triple_dots(view)), number),
         "bullet_lines": of_lines(np.isin(view.codes[lines.start], _BULLETS)),
-        "ellipsis_lines": of_lines(ellipsis),
+        "ellipsis_lines": of_lines(_ellipsis(view, lines)),
         "stop_words": _STOP_WORDS.present(view).astype(np.float64),
         "duplicate_lines": line_shares[0] * (line_number >= SOME_LINES),
         "duplicate_line_characters": line_shares[1],
         "duplicate_paragraphs": paragraph_shares[0],
         "duplicate_paragraph_characters": paragraph_shares[1],
         **repetition_scores(view),
-        "sentences": _sentences(view, sentence_end, ~ellipsis),
+        "sentences": _sentences(view, sentence_end),
         "curly_brackets": _characters(view, "{") + _characters(view, "}"),
         "lorem_ipsum": _LOREM.counts(view).astype(np.float64),
         "punctuated_lines": np.where(
-            line_number == 1, view.per_document(words.doc[sentence_end]) > 0, of_lines(view.is_a(TERMINAL)[lines.end - 1])
+            passage_number == 1, view.per_document(words.doc[sentence_end]) > 0, share(punctuated, passage_number)
         ),
         "short_lines": of_lines(lines.length <= SHORT_LINE),
         "newlines": share(_characters(view, "\n") - 1, number),
@@ -107,9 +107,11 @@ def _with_any(mask: Bools, pieces: Segments) -> Bools:
     return upto[pieces.end] > upto[pieces.start]
 
 
-def _ends_with_dots(view: View, lines: Segments) -> Bools:
+def _ellipsis(view: View, pieces: Segments) -> Bools:
+    """Which pieces end with an ellipsis, of one character or three."""
     dots = view.codes == ord(".")
-    return (lines.length >= 3) & dots[lines.end - 1] & dots[lines.end - 2] & dots[lines.end - 3]
+    three = (pieces.length >= 3) & dots[pieces.end - 1] & dots[pieces.end - 2] & dots[pieces.end - 3]
+    return three | (view.codes[pieces.end - 1] == ord("…"))
 
 
 def _triple_dots(view: View) -> Floats:
@@ -130,14 +132,13 @@ def _ends_sentence(view: View) -> Bools:
     return np.isin(view.codes[words.end - 1], _ENDS) | (np.isin(view.codes[words.end - 2], _ENDS) & (words.length > 1))
 
 
-def _sentences(view: View, sentence_end: Bools, wanted: Bools) -> Floats:
+def _sentences(view: View, sentence_end: Bools) -> Floats:
     """Sentences in the lines that C4 retains: five words and more, ended by a sentence end or quote, without policy or script words.
 
-    A text of one line is a passage, not a page: it has no such number.
+    Wrapped lines are joined first. A text of one line is a passage, not a page: it has no such number.
     """
-    words, lines = view.words, view.lines
-    line_of_word = view.line_of_word
-    wanted = wanted & view.is_a(TERMINAL)[lines.end - 1] & (np.bincount(line_of_word, minlength=len(lines)) >= 5)
+    words, lines, line_of_word = view.words, view.passages, view.passage_of_word
+    wanted = view.is_a(TERMINAL)[lines.end - 1] & ~_ellipsis(view, lines) & (np.bincount(line_of_word, minlength=len(lines)) >= 5)
     first, _ = _NO_SENTENCE.find(view)
     wanted[line_of_word[_words_of(view, view.tokens.start[first])]] = False
     number = view.per_document(words.doc[sentence_end & wanted[line_of_word]])

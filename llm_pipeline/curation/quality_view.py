@@ -54,6 +54,8 @@ _HIDDEN = (
 _KNOWN = 0x40000
 """Code points above are letters of nothing."""
 SLOTS = 1 << 18
+WRAPPED = 40
+"""Characters from which on a line may have been wrapped."""
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -193,11 +195,15 @@ class View:
         """The first word of every line, and the number of words last."""
         newlines = np.flatnonzero(self.codes == 10)
         number = np.searchsorted(newlines, self.words.start)
-        return np.flatnonzero(np.diff(number, prepend=-1, append=-1))
+        return np.append(np.flatnonzero(np.diff(number, prepend=-1)), len(self.words))
 
     @property
     def line_of_word(self) -> Ints:
         return np.repeat(np.arange(len(self.lines)), np.diff(self._line_starts))
+
+    @property
+    def passage_of_word(self) -> Ints:
+        return np.repeat(np.arange(len(self.passages)), np.diff(self._passage_starts))
 
     @cached_property
     def lines(self) -> Segments:
@@ -205,13 +211,32 @@ class View:
         return self._of_words(self._line_starts)
 
     @cached_property
+    def passages(self) -> Segments:
+        """Lines as they were before they were wrapped: a long one without an end goes on in the next, when that begins small."""
+        return self._of_words(self._passage_starts)
+
+    @cached_property
     def paragraphs(self) -> Segments:
         """Lines with nothing but line ends between them belong together; an empty line parts them."""
-        lines = self.lines
-        newlines = np.cumsum(self.codes == 10)
-        apart = newlines[lines.start[1:]] - newlines[lines.end[:-1] - 1] > 1
-        new = np.append(True, apart | (lines.doc[1:] != lines.doc[:-1])) if len(lines) else np.empty(0, np.bool_)
-        return self._of_words(np.append(self._line_starts[:-1][new], len(self.words)) if len(lines) else self._line_starts)
+        return self._of_words(self._joined(self._line_ends_before == 1))
+
+    @cached_property
+    def _passage_starts(self) -> Ints:
+        long, first = self.lines.length[:-1] >= WRAPPED, self.lines.start[1:]
+        unended = (self.classes[self.lines.end[:-1] - 1] & TERMINAL) == 0
+        small = (self.classes[first] & (LETTER | UPPER)) == LETTER
+        return self._joined(long & unended & small & (self._line_ends_before == 1))
+
+    @cached_property
+    def _line_ends_before(self) -> Ints:
+        """How many lines each line but the first is below the one before it; 0 at the beginning of a text."""
+        number = np.searchsorted(np.flatnonzero(self.codes == 10), self.lines.start)
+        return np.where(np.diff(self.lines.doc) == 0, np.diff(number), 0)
+
+    def _joined(self, goes_on: Bools) -> Ints:
+        """The first words of the lines that do not go on from the line before, and the number of words last."""
+        begins = np.append(True, ~goes_on)[: len(self.lines)]
+        return np.append(self._line_starts[:-1][begins], len(self.words))
 
     def _of_words(self, firsts: Ints) -> Segments:
         """Pieces from one first word to the word before the next."""

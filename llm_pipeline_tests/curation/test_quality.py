@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import pyarrow as pa
@@ -165,6 +166,7 @@ LIST = "".join(f"Item number {i} of the list that we have\n" for i in range(40))
     [
         (PROSE, ""),
         (PROSE.replace("\n", " "), ""),
+        (textwrap.fill(PROSE.replace("\n", " "), 60), ""),
         ("", "word_count"),
         ("The river begins in the hills.", "word_count"),
         (PROSE + "Home\nNews\nShop\nHelp\nPress\nJobs\nLogin\nTerms\nContact\nImprint\nTeam\n", "short_lines"),

@@ -30,6 +30,7 @@ VOCABULARY += [
     '"yes."',
     "NASA",
     "x" * 31,
+    "a" * 40,
     "log",
     "in",
     "£5",
@@ -40,6 +41,7 @@ LOOPS = st.tuples(PROSE, st.integers(1, 6)).map(lambda made: made[0] * made[1])
 TEXTS = st.lists(st.one_of(PROSE, LOOPS, st.text(st.characters(codec="utf-8", exclude_categories=["Lo"]), max_size=60)), max_size=6)
 STOP = {"the", "be", "to", "of", "and", "that", "have", "with"}
 ENDS = ".!?…。！？؟।"
+TERMINALS = ".!?\"'”’»…。！？؟।:"
 
 
 def lower(text: str) -> str:
@@ -58,6 +60,20 @@ def pieces_of(text: str) -> tuple[list[str], list[str]]:
             paragraphs.append("\n".join(current).strip())
             current = []
     return [line for line in lines if line], paragraphs
+
+
+def unwrapped(text: str) -> list[str]:
+    """Lines with words; a long one without an end goes on in the next line, when that begins with a small letter."""
+    joined: list[str] = []
+    before = ""
+    for raw in text.split("\n"):
+        line = raw.strip()
+        if len(before) >= 40 and before[-1] not in TERMINALS and line[:1].isalpha() and not line[0].isupper():
+            joined[-1] += f" {line}"
+        elif line:
+            joined.append(line)
+        before = line
+    return joined
 
 
 def repeated(pieces: Sequence[str]) -> tuple[float, float]:
@@ -117,17 +133,18 @@ def reference(text: str) -> dict[str, float]:
         "short_lines": sum(len(line) <= 30 for line in lines) * per_line,
         "newlines": text.count("\n") * per_word,
     }
+    passages = unwrapped(text)
     retained = [
         line
-        for line in lines
+        for line in passages
         if len(line.split()) >= 5
-        and line[-1] in ".!?\"'”’»…。！？؟।:"
+        and line[-1] in TERMINALS
         and not line.endswith(("...", "…"))
         and not re.search(r"\bjavascript\b|\buses\W+cookies\b", line, re.I)
     ]
-    if len(lines) != 1:
-        scores["sentences"] = sum(ends_sentence(word) for line in retained for word in line.split()) if lines else np.nan
-        scores["punctuated_lines"] = sum(line[-1] in ".!?\"'”’»…。！？؟।:" for line in lines) * per_line
+    if len(passages) != 1:
+        scores["sentences"] = sum(ends_sentence(word) for line in retained for word in line.split()) if passages else np.nan
+        scores["punctuated_lines"] = sum(line[-1] in TERMINALS for line in passages) / len(passages) if passages else 0.0
     else:
         scores |= {"sentences": np.nan, "punctuated_lines": float(any(map(ends_sentence, words)))}
     return scores
