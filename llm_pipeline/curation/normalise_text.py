@@ -24,12 +24,11 @@ def repair(text: str) -> tuple[str, bool]:
         return _tidy(mended), False
     undone = _undone(mended)
     damaged = undone != mended and undone != unicodedata.normalize("NFC", mended)
-    tidy = _tidy(undone)
+    before, tidy = mended, _tidy(undone)
     for _ in range(_ROUNDS):
-        again = _tidy(_undone(tidy))
-        if again == tidy:
+        if tidy == before:
             break
-        tidy = again
+        before, tidy = tidy, _tidy(_undone(tidy))
     return tidy, damaged
 
 

@@ -87,39 +87,38 @@ class _CsvLines:
     """The lines of a CSV file, remembering those of the present row: a quote that never closes must not swallow the rest."""
 
     def __init__(self, stream: Stream) -> None:
-        decoder = Decoder(stream)
-        self._decoder, self._lines = decoder, lines(_with_newlines(decoder.blocks()))
+        self._lines = self._decoded(Decoder(stream))
         self._again: list[str] = []
         self._size = 0
         self.taken: list[str] = []
         self.ended = False
         self.encoding: str | None = None
 
+    def _decoded(self, decoder: Decoder) -> Iterator[str | csv.Error]:
+        for line, whole in lines(_with_newlines(decoder.blocks())):
+            try:
+                text, encoding = decoder(line)
+            except ValueError as error:
+                yield csv.Error(str(error))
+                continue
+            self.encoding = encoding or self.encoding
+            yield text + "\n" if whole else csv.Error(f"a line of more than {MAX_ROW} bytes")
+
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._again.pop() if self._again else self._read()
+        line = self._again.pop() if self._again else next(self._lines, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        if isinstance(line, csv.Error):
+            raise line
         self.taken.append(line)
         self._size += len(line)
         if self._size > MAX_ROW:
             raise csv.Error(f"more than {MAX_ROW} characters")
         return line
-
-    def _read(self) -> str:
-        try:
-            line, whole = next(self._lines)
-        except StopIteration:
-            self.ended = True
-            raise
-        if not whole:
-            raise csv.Error(f"a line of more than {MAX_ROW} bytes")
-        try:
-            text, encoding = self._decoder(line)
-        except ValueError as error:
-            raise csv.Error(str(error)) from error
-        self.encoding = encoding or self.encoding
-        return text + "\n"
 
     def begin(self) -> None:
         self.taken, self._size, self.encoding = [], 0, None
