@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +28,7 @@ from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 Input = Annotated[
     Path, typer.Argument(exists=True, help="Parquet, JSONL (also .gz, .zst), CSV or a folder, with columns id and text.", metavar="IN")
 ]
+Kind = Literal["article", "conversation", "web", "note", "doc"]
 Output = Annotated[Path, typer.Argument(help="Parquet file to write.", metavar="OUT.parquet")]
 
 
@@ -120,16 +121,25 @@ def filter_(
     source: Input,
     out: Output,
     policy: Annotated[Path, typer.Option(exists=True, help="Rules and thresholds.")] = DATA / "policies" / "quality.yaml",
+    kind: Annotated[
+        Kind | None, typer.Option(help="Judge rows without a column kind as this kind; without it by the published limits for web text.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge quality, language, toxicity and poison: id, keep, reason, and every score.
 
-    Example: llm-pipeline filter crawl.parquet verdicts.parquet --json
+    Example: llm-pipeline filter crawl.parquet verdicts.parquet --json / llm-pipeline filter chats.jsonl verdicts.parquet --kind note
     """
     from llm_pipeline.curation.quality import filter_batches, load_policy
 
     corpus = Corpus(source)
-    _write_verdicts("filter", corpus, out, as_json, filter_batches(corpus, load_policy(policy)))
+
+    def rows() -> Iterator[pa.Table]:
+        for table in corpus():
+            declared = kind is None or "kind" in table.column_names
+            yield table if declared else table.append_column("kind", pa.array([kind] * table.num_rows, pa.string()))
+
+    _write_verdicts("filter", corpus, out, as_json, filter_batches(rows, load_policy(policy)))
 
 
 def decontaminate(
