@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -156,25 +157,38 @@ def growth(megabytes: float, folder: Path) -> Table:
     return table
 
 
-def partitions(corpus: Path, folder: Path) -> Table:
+def partitions(megabytes: float, folder: Path) -> Table:
     """A snapshot of a few and of many days of the same size: the global step must cost no more for each document."""
-    every = pq.read_table(corpus)
-    size = every.num_rows // DAYS[-1]
-    table = Table("days", "documents", "CPU s", "microseconds a document", title="Snapshot of daily partitions")
-    for days in DAYS:
-        home = Home(folder / f"{days}")
-        for number in range(days):
-            rows = every.slice(number * size, size)
-            columns = {field.name: pa.nulls(size, field.type) for field in DOCUMENT_SCHEMA}
-            columns |= {"id": rows["id"], "uri": rows["id"], "text": rows["text"], "kind": pa.array(["note"] * size)}
-            day = str(date(2026, 1, 1) + timedelta(days=number))
-            home.lake.replace("scrubbed_documents", day, pa.table(columns).cast(DOCUMENT_SCHEMA))
-            home.lake.replace("signatures", day, sign(files.ids(rows), files.texts(rows)))
-        begun = time.process_time()
-        build_snapshot(home, window_days=days)
-        seconds = time.process_time() - begun
-        table.add_row(str(days), str(days * size), f"{seconds:.2f}", f"{seconds / days / size * 1e6:.0f}")
+    homes = {days: Home(folder / f"{days}") for days in DAYS}
+    sizes = {days: _fill(home, days, megabytes * days / DAYS[0], folder) for days, home in homes.items()}
+    seconds: dict[int, list[float]] = {days: [] for days in DAYS}
+    for _ in range(ROUNDS + 1):
+        for days, home in homes.items():
+            shutil.rmtree(home.artifacts.root / "corpus_snapshot", ignore_errors=True)
+            begun = time.process_time()
+            build_snapshot(home, window_days=days)
+            seconds[days].append(time.process_time() - begun)
+    table = Table("days", "documents", "CPU s", "microseconds a document", title=f"Snapshot of daily partitions, medians of {ROUNDS}")
+    for days, taken in seconds.items():
+        median = statistics.median(taken[1:])
+        table.add_row(str(days), str(sizes[days]), f"{median:.2f}", f"{median / sizes[days] * 1e6:.1f}")
     return table
+
+
+def _fill(home: Home, days: int, megabytes: float, folder: Path) -> int:
+    """Documents and signatures of so many days of equal size; answers the number of documents."""
+    corpus = folder / f"{days}.parquet"
+    write_corpus(corpus, megabytes, seed=days)
+    every = pq.read_table(corpus)
+    size = every.num_rows // days
+    for number in range(days):
+        rows = every.slice(number * size, size)
+        columns = {field.name: pa.nulls(size, field.type) for field in DOCUMENT_SCHEMA}
+        columns |= {"id": rows["id"], "uri": rows["id"], "text": rows["text"], "kind": pa.array(["note"] * size)}
+        day = str(date(2026, 1, 1) + timedelta(days=number))
+        home.lake.replace("scrubbed_documents", day, pa.table(columns).cast(DOCUMENT_SCHEMA))
+        home.lake.replace("signatures", day, sign(files.ids(rows), files.texts(rows)))
+    return days * size
 
 
 def main() -> None:
@@ -191,7 +205,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Console().print(compare(options.megabytes, options.datatrove_python, Path(folder)))
         Console().print(growth(options.megabytes / 2, Path(folder)))
-        Console().print(partitions(Path(folder) / f"x{GROWTH[-1]}.parquet", Path(folder)))
+        Console().print(partitions(options.megabytes / 2, Path(folder)))
 
 
 if __name__ == "__main__":
