@@ -14,6 +14,13 @@ from typer.testing import CliRunner
 from llm_pipeline.cli import app
 from llm_pipeline_tests.curation.test_curate import LEAK, prose
 
+NATURAL = (
+    "The lighthouse at the end of the pier was built when sailing ships still carried most of the grain that left this coast. "
+    "Its keeper lived with his family in two rooms below the lamp, and twice a day he wound the clockwork that turned the lens. "
+    "After the war an electric motor took over that work. Today nobody lives in the tower, but in summer volunteers open the "
+    "door to visitors, explain how the light was made, and let children try the heavy brass handle for themselves."
+)
+
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
@@ -23,8 +30,9 @@ def corpus(tmp_path: Path) -> Path:
         prose("bridges") + " " + LEAK,
         "Call me on +44 20 7946 0958 or at me@example.org.",
         "zxq " * 50,
+        NATURAL,
     ]
-    pq.write_table(pa.table({"id": [10, 20, 30, 40, 50], "text": texts, "owner": list("abcde")}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"id": [10, 20, 30, 40, 50, 60], "text": texts, "owner": list("abcdef")}), tmp_path / "in.parquet")
     return tmp_path / "in.parquet"
 
 
@@ -41,7 +49,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_scrub_carries_other_columns_and_never_writes_a_value(corpus: Path, tmp_path: Path) -> None:
     summary = run("scrub", corpus, tmp_path / "out.parquet", "--spans", tmp_path / "spans.parquet")
     made = rows(tmp_path / "out.parquet")
-    assert [(row["id"], row["owner"]) for row in made] == [(10, "a"), (20, "b"), (30, "c"), (40, "d"), (50, "e")]
+    assert [(row["id"], row["owner"]) for row in made] == [(10, "a"), (20, "b"), (30, "c"), (40, "d"), (50, "e"), (60, "f")]
     assert made[3]["text"] == "Call me on [PHONE] or at [EMAIL]."
     spans = rows(tmp_path / "spans.parquet")
     assert list(spans[0]) == ["id", "start", "end", "entity", "score", "recogniser"]
@@ -69,7 +77,7 @@ def test_filter_gives_scores_and_a_kind_changes_the_limits(corpus: Path, tmp_pat
     run("filter", corpus, strict)
     run("filter", corpus, lenient, "--kind", "note")
     reasons = {row["id"]: (row["reason"], other["reason"]) for row, other in zip(rows(strict), rows(lenient), strict=True)}
-    assert reasons[10] == ("", "")
+    assert reasons[60] == ("", "")
     assert reasons[40] == ("word_count", "")
     assert all(reasons[50])
     assert {"word_count", "toxicity", "hidden_unicode"} <= set(rows(strict)[0])
