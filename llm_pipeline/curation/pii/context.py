@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 BEFORE, AFTER = 72, 28
@@ -71,11 +72,16 @@ class Context:
         return [*found, *self._by_last_word.get(word, ())] if word.isupper() else found
 
 
+def _begin(phrase: Said) -> int:
+    return phrase[1]
+
+
 def nearest(said: Sequence[Said], start: int, end: int) -> dict[str, int]:
     """Topics with the distance of their nearest phrase from a value at [start, end); a denial just before it hides what stands before."""
     found: dict[str, int] = {}
+    said = said[bisect_left(said, start - BEFORE, key=_begin) : bisect_left(said, end + AFTER, key=_begin)]
     for topics, _, at in reversed(said):
-        if at > start or start - at > BEFORE:
+        if at > start:
             continue
         if OTHER in topics and start - at <= _DENIED:
             return {**found, OTHER: start - at}

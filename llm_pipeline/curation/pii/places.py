@@ -13,7 +13,7 @@ _CITY = rf"(?:St\. )?{_UP}[\w'’]+(?:[ -](?:{_UP}[\w'’]+|am|an|der|de|la|upon
 _CODE = (
     r"(?:[A-Z]{2,3},?\s+[0-9]{4,5}(?:-[0-9]{4})?|[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}|(?:[A-Z]{2},? )?[A-Z][0-9][A-Z] ?[0-9][A-Z][0-9]"
     r"|[A-Z][0-9][0-9W] ?[A-Z0-9]{4}|[0-9]{4} ?[A-Z]{2}|[0-9]{5}(?:-[0-9]{3,4})?|[0-9]{2}-[0-9]{3}|[0-9]{3} [0-9]{2}|"
-    r"[0-9]{4}(?:-[0-9]{3})?)(?!\w)"
+    r"[0-9]{4}-[0-9]{3}|(?!(?:19|20)[0-9]{2})[0-9]{4})(?!\w)"
 )
 _TAIL = rf"(?:(?:,\s*|\s+|\n)(?:{_CITY},?\s+){{0,2}}{_CODE}|(?:,\s*{_CITY}){{1,3}},?\s+{_CODE})(?:,?\s{_CITY}(?![\w]))?"
 _TOWN = rf"(?:,\s{_CITY}(?=[.,;\n]|$))?"
@@ -22,7 +22,7 @@ _NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,5}[A-Za-z]?)?"
 _STRONG = frozenset(
     "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews parkway highway".split()
 )
-_YEAR = re.compile("(?:19|20)[0-9]{2} ")
+_YEAR = re.compile("(?:19|20)[0-9]{2}[ -]")
 _LIVING = re.compile(
     r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered"
     r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
@@ -41,7 +41,8 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     suffix = "|".join(street_suffixes())
     romance = "|".join(re.escape(word) for word in street_prefixes())
     english = re.compile(
-        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9],)(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )(?:(?:[NSEW]|North|South|East|"
+        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9](?:-(?:19|20)?[0-9][0-9])?,)(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )"
+        rf"(?:(?:[NSEW]|North|South|East|"
         rf"West)\.? )?"
         rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
         rf"(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"

@@ -18,7 +18,7 @@ _CANDIDATE = re.compile(
 _EXTENSION = re.compile(r" ?(?:x|#|ext\.?|extension) ?[0-9]{1,6}$", re.I)
 _DATE = re.compile(
     r"[0-9]{5}-[0-9]{4}|\((?:19|20)\d\d\).*|(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d"
-    r"|(?:(?:19|20)\d\d[-. /]\d{1,2}[-. /]\d{1,2}|\d{1,2}[-. /]\d{1,2}[-. /](?:19|20)?\d\d)(?:[ -]\d{1,2})?"
+    r"|(?:(?:19|20)\d\d([-. /])\d{1,2}\1\d{1,2}|\d{1,2}([-. /])\d{1,2}\2(?:19|20)?\d\d)(?:[ -]\d{1,2})?"
 )
 """Dates, spans of years, and US postcodes."""
 _NANP = re.compile(r"(?:(?:001-|\+?1[ .-]?)?)(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?:(?(1)\1|[ .-]))[0-9]{4}")
@@ -37,8 +37,10 @@ _WEAK = (
 )
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
 _GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}")
-_ADJACENT = 26
+_ADJACENT = 40
 """Words of the second sort speak of bare digits within so many characters: "call me at", not "(most recent call last)" lines above."""
+_RECORD = re.compile(r"@[\w.-]+ ?[,;|\t] ?$")
+"""A row of contacts: a number in the column behind an e-mail address."""
 _DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
@@ -76,6 +78,8 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
         return 0.82 - near["phone"] / 1000
     if "call" in near and _GROUPED.fullmatch(number) and (near["call"] < _ADJACENT or re.search(r"[ ().-]", number)):
         return 0.7 - near["call"] / 1000
+    if _RECORD.search(text, max(0, start - 80), start):
+        return 0.6
     if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number)):
         return 0.0
     return 0.75 if any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions) else 0.0
