@@ -6,6 +6,7 @@ The 5-word shingles of the normalised text are hashed once to 64 bits; permutati
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,11 @@ __all__ = ["jaccard", "normalise", "shingles", "sign", "signature_matrix"]
 
 PERMUTATIONS = 128
 SHINGLE_WORDS = 5
-SEED = 1
 SIGNATURE_TYPE: Any = pa.list_(pa.uint32(), PERMUTATIONS)
 SCHEMA = pa.schema([("id", pa.string()), ("text_hash", pa.uint64()), ("signature", SIGNATURE_TYPE)])
 Matrix = NDArray[np.uint32]
-_FACTORS = np.random.default_rng(SEED).integers(0, 1 << 32, PERMUTATIONS, dtype=np.uint32) | np.uint32(1)
+_FACTORS = np.frombuffer(hashlib.shake_128(b"permutations").digest(4 * PERMUTATIONS), dtype="<u4") | np.uint32(1)
+"""Odd, and the same on every machine and for ever, because signatures are stored."""
 _STEP = np.uint64(0xD6E8FEB86659FD93)
 
 

@@ -86,3 +86,11 @@ def test_signature_of_text_without_words_is_marked() -> None:
     assert table["text_hash"].to_pylist()[0] == 0
     assert set(signature_matrix(table)[0]) == {np.iinfo(np.uint32).max}
     assert sign([], []).num_rows == 0
+
+
+def test_stored_signatures_stay_valid() -> None:
+    table = sign(["a"], ["The quick brown fox jumps over the lazy dog, Ελλάδα 北京."])
+    assert (table["text_hash"].to_pylist(), signature_matrix(table)[0, :3].tolist()) == (
+        [1383900614443607549],
+        [1996552778, 41861725, 270985095],
+    )
