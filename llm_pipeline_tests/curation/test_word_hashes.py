@@ -90,7 +90,5 @@ def test_signature_of_text_without_words_is_marked() -> None:
 
 def test_stored_signatures_stay_valid() -> None:
     table = sign(["a"], ["The quick brown fox jumps over the lazy dog, Ελλάδα 北京."])
-    assert (table["text_hash"].to_pylist(), signature_matrix(table)[0, :3].tolist()) == (
-        [1383900614443607549],
-        [1996552778, 41861725, 270985095],
-    )
+    assert table["text_hash"].to_pylist() == [1383900614443607549]
+    assert signature_matrix(table)[0, :3].tolist() == [1996552778, 41861725, 270985095]
