@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -58,16 +58,30 @@ def _undressed(texts: Mapping[int, str], policy: PoisonPolicy) -> dict[int, Find
 
 
 def _instructions(view: View, policy: PoisonPolicy) -> dict[int, Finding]:
-    """Instructions in plain sight by text: patterns of a family near one of its anchors."""
+    """Instructions in plain sight by text: patterns of a family near its anchors."""
     found: dict[int, Finding] = {}
     anchors, families = _families(policy.instructions)
-    first, phrases = lexicon(anchors).find(view)
-    for token, phrase in sorted(zip(first.tolist(), phrases.tolist(), strict=True)):
-        at, start = int(view.tokens.doc[token]), int(view.tokens.start[token])
-        for name, pattern in families[phrase] if at not in found else ():
-            if pattern.search(view.around(at, start, AROUND)):
-                found[at] = Finding("hidden_instruction", 1.0, f"{name}, near character {start - view.first(at)}")
+    places: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for token, phrase in sorted(zip(*(column.tolist() for column in lexicon(anchors).find(view)), strict=True)):
+        for name in families[phrase]:
+            places[int(view.tokens.doc[token]), name].append(int(view.tokens.start[token]))
+    for (at, name), starts in places.items():
+        for first, last in _runs(starts) if at not in found else ():
+            if _pattern(policy.instructions, name).search(view.between(at, first - AROUND, last + AROUND)):
+                found[at] = Finding("hidden_instruction", 1.0, f"{name}, near character {first - view.first(at)}")
+                break
     return found
+
+
+def _runs(starts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and last of places that are close together, so that no text is searched twice."""
+    first = last = starts[0]
+    for start in starts[1:]:
+        if start > last + AROUND:
+            yield first, last
+            first = start
+        last = start
+    yield first, last
 
 
 def _disguised(view: View) -> list[int]:
@@ -91,11 +105,16 @@ def _decoded(text: str) -> Iterator[str]:
 
 
 @cache
-def _families(instructions: tuple[Instructions, ...]) -> tuple[tuple[str, ...], list[list[tuple[str, re.Pattern[str]]]]]:
-    """All anchors, and for each the names and patterns of its families."""
-    by_anchor: dict[str, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
+def _families(instructions: tuple[Instructions, ...]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """All anchors, and the names of the families of each."""
+    by_anchor: dict[str, list[str]] = defaultdict(list)
     for family in instructions:
-        pattern = re.compile("|".join(f"(?:{one})" for one in family.patterns), re.I)
         for anchor in family.anchors:
-            by_anchor[anchor].append((family.name, pattern))
+            by_anchor[anchor].append(family.name)
     return tuple(by_anchor), list(by_anchor.values())
+
+
+@cache
+def _pattern(instructions: tuple[Instructions, ...], name: str) -> re.Pattern[str]:
+    patterns = next(family.patterns for family in instructions if family.name == name)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.I)

@@ -251,9 +251,9 @@ class View:
         """Where one of the texts begins."""
         return int(self.ends[number - 1]) + 1 if number else 0
 
-    def around(self, number: int, position: int, characters: int) -> str:
-        """What stands around a position of one of the texts, on one line."""
-        start, end = max(self.first(number), position - characters), min(int(self.ends[number]), position + characters)
+    def between(self, number: int, start: int, end: int) -> str:
+        """What stands between two positions of one of the texts, as far as it goes, on one line."""
+        start, end = max(self.first(number), start), min(int(self.ends[number]), end)
         return " ".join(self.text_of(start, end).split())
 
     def documents_at(self, positions: Ints) -> Ints:
