@@ -191,7 +191,7 @@ def read_parquet(stream: Stream, uri: str) -> Iterator[Record]:
     number = 0
     with stream.seekable() as source:
         try:
-            file = pq.ParquetFile(source, buffer_size=1 << 20)
+            file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
             groups = file.metadata.num_row_groups
         except (pa.ArrowException, OSError, ValueError) as error:
             source.seek(0)

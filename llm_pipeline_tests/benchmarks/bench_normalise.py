@@ -26,7 +26,7 @@ from rich.table import Table
 from llm_pipeline.curation.python_docs import doc_strings
 
 RUN = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from llm_pipeline.curation.language import identify
 from llm_pipeline.curation.normalise import normalise
@@ -45,7 +45,7 @@ while True:
         break
     documents += normalise(raw, "2026-01-01")[0].num_rows
 total = time.process_time() - begun
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024  # ru_maxrss would be the parent's too
 print(json.dumps({"total": total, "reading": reading, "documents": documents, "peak": peak}))
 """
 
