@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def _scored(table: pa.Table, policy: QualityPolicy) -> tuple[dict[str, Floats], 
     texts = [_SPEAKER.sub("", text) if kind == "conversation" else text for text, kind in zip(_strings(table, "text"), kinds, strict=True)]
     view = View(texts)
     scores = quality_scores(view)
-    scores["language_certainty"] = _language_certainty(scores["stop_words"], texts, kinds, table, policy)
+    scores["language_certainty"] = _language_certainty(scores, texts, kinds, table, policy)
     judged = [kind not in policy.toxicity.exempt for kind in kinds] & ~np.isnan(scores["stop_words"])
     scores["toxicity"] = toxicity(view, judged, policy.toxicity)
     scores["bias_terms"] = lexicon(policy.bias_words).counts(view).astype(np.float64)
@@ -145,15 +146,20 @@ def _in_titles(table: pa.Table, policy: QualityPolicy) -> dict[int, Finding]:
     return findings(View(_strings(table, "title")), policy.poison) if "title" in table.column_names else {}
 
 
-def _language_certainty(stop_words: Floats, texts: Sequence[str], kinds: Sequence[str], table: pa.Table, policy: QualityPolicy) -> Floats:
-    """How sure a text's language is; null where the stop words say that it is English.
+def _language_certainty(
+    scores: Mapping[str, Floats], texts: Sequence[str], kinds: Sequence[str], table: pa.Table, policy: QualityPolicy
+) -> Floats:
+    """How sure a text's language is; null where the stop words say that it is English, or an earlier rule has decided.
 
     English stop words say nothing about texts that are surely in another language: there their score becomes null.
     """
+    stop_words = scores["stop_words"]
     certainty = np.full(len(texts), np.nan)
     rules = [policy.rules[name] for name in ("stop_words", "language_certainty") if name in policy.rules]
     asked = {kind for kind in set(kinds) if any(rule.limits(kind) != (None, None) for rule in rules)}
-    unclear = [at for at, kind in enumerate(kinds) if kind in asked and stop_words[at] < EVIDENTLY_ENGLISH]
+    earlier = dict(takewhile(lambda rule: rule[0] not in ("stop_words", "language_certainty"), policy.rules.items()))
+    open_still = (judge(scores, kinds, earlier) == "") & (stop_words < EVIDENTLY_ENGLISH)
+    unclear = [at for at in np.flatnonzero(open_still).tolist() if kinds[at] in asked]
     known = dict(zip(unclear, _known_languages(table, texts, unclear), strict=True))
     for at, (language, score) in known.items():
         certainty[at] = score
