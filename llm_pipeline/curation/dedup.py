@@ -89,18 +89,22 @@ def decide(sketches: Sketches, left_out: Numbers | None = None) -> Verdicts:
     if not len(members):
         return verdicts
     ranked = members[ranks(sketches, members)]
-    best = np.full(len(texts), -1)
-    best[text_of[ranked[::-1]]] = ranked[::-1]
-    texts_ranked = text_of[ranked[best[text_of[ranked]] == ranked]]
-    twin, score = twins(sketches, best, root, texts_ranked)
-    head = np.full(len(texts), -1)
-    head[root[texts_ranked[::-1]]] = best[texts_ranked[::-1]]
+    best = _first(text_of[ranked], ranked, len(texts))
+    head = _first(root[text_of[ranked]], ranked, len(texts))
+    twin, score = twins(sketches, best, root, text_of[ranked[best[text_of[ranked]] == ranked]])
     text = text_of[members]
     kept = best[np.where(twin[text] >= 0, twin[text], text)]
     verdicts.kept[members], verdicts.cluster[members] = kept, head[root[text]]
     verdicts.jaccard[members] = np.where(kept == members, np.nan, score[text])
     verdicts.reason[members] = np.where(kept == members, KEPT, np.where(twin[text] >= 0, NEAR, EXACT))
     return verdicts
+
+
+def _first(groups: Numbers, ranked: Numbers, number: int) -> Numbers:
+    """For each group the first of the ranked rows that belongs to it, else -1; `groups` are those of the rows."""
+    found = np.full(number, -1)
+    found[groups[::-1]] = ranked[::-1]
+    return found
 
 
 def clusters(sketches: Sketches, first: Numbers, skipped: int) -> Numbers:
