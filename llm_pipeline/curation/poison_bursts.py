@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zlib import crc32
 
@@ -14,7 +15,9 @@ import pyarrow as pa
 
 from llm_pipeline.curation.poison_policy import BurstPolicy, Finding
 
-Batches = Callable[[], Iterator[pa.Table]]
+if TYPE_CHECKING:
+    from llm_pipeline.curation.files import Batches
+
 Day = tuple[str, str]
 """A source and a day."""
 MOST = 1_000_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -11,7 +11,8 @@ from llm_pipeline.curation.poison_bursts import Bursts, find_bursts
 from llm_pipeline.curation.poison_policy import Finding, PoisonPolicy
 from llm_pipeline.curation.poison_triggers import Triggers, find_triggers
 
-Batches = Callable[[], Iterator[pa.Table]]
+if TYPE_CHECKING:
+    from llm_pipeline.curation.files import Batches
 
 
 @dataclass(frozen=True)

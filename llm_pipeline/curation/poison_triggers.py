@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,9 @@ from llm_pipeline.curation.poison_policy import Finding, PoisonPolicy
 from llm_pipeline.curation.quality_repetition import first_of
 from llm_pipeline.curation.quality_view import Hashes, Ints, View, hash_of, mixed
 
-Batches = Callable[[], Iterator[pa.Table]]
+if TYPE_CHECKING:
+    from llm_pipeline.curation.files import Batches
+
 Pair = tuple[str, str]
 PROMPTS = ("prompt", "instruction", "question", "query")
 ANSWERS = ("response", "completion", "output", "answer")

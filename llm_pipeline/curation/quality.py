@@ -6,10 +6,10 @@ One engine judges a table of any corpus (`filter_batches`) and a day of the pipe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from llm_pipeline.curation.quality_scores import quality_scores
 from llm_pipeline.curation.quality_view import Bools, Floats, View
 from llm_pipeline.curation.toxicity import toxicity
 
+if TYPE_CHECKING:
+    from llm_pipeline.curation.files import Batches
+
 __all__ = ["POLICY", "SCORES", "QualityPolicy", "filter_batches", "filter_documents", "judge", "load_policy"]
 STAGE = "filtered_documents"
 SCORES = (*RULED, "toxicity", "bias_terms", *RULES)
@@ -33,7 +36,6 @@ CHUNK = 1_000_000
 """Characters that are judged at once: arrays of this length stay in the processor's cache."""
 EVIDENTLY_ENGLISH = 4
 """Different ones of Gopher's eight stop words from which on nobody need ask for the language."""
-Batches = Callable[[], Iterator[pa.Table]]
 _SPEAKER = re.compile(r"(?m)^(Customer|Agent|System): ")
 
 
