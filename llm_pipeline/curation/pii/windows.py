@@ -16,8 +16,8 @@ import polars as pl
 
 Found = tuple[int, int, float, str, str]
 """Start, end, score, entity, recogniser."""
-_FEW = 40
-"""So many texts are searched by Python, which costs less than handing them to polars."""
+_FEW, _SHORT = 40, 2000
+"""So few and short texts are searched by Python, which costs less than handing them to polars (but is quadratic on "AAAA...")."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _places(finder: Finder, text: str, matched: Sequence[str]) -> Iterator[tuple
 
 def _matches(anchors: Sequence[str], texts: Sequence[str]) -> Iterator[Iterable[tuple[int, Sequence[str]]]]:
     """For each anchor the texts that it matches and the strings that it matched there."""
-    if len(texts) <= _FEW:
+    if len(texts) <= _FEW and all(len(text) <= _SHORT for text in texts):
         for pattern in map(_compiled, anchors):
             yield [(i, matched) for i, text in enumerate(texts) if (matched := pattern.findall(text))]
         return
