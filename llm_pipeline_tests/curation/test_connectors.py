@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,10 @@ def test_only_agreed_interactions_are_learnt_from(tmp_path: Path) -> None:
     assert asked() == []
     source = Source("ours", "interactions", options={"keys": ["app"]}, **RIGHTS)
     assert _texts(source, home) == ["Customer: What is a?\nAgent: It is this."]
+    written = home.landing / "ours" / DAY / "interactions.jsonl"
+    os.utime(written, (1e9, 1e9))
+    assert table_hash(read_source(source, home, DAY)) == table_hash(read_source(source, home, DAY))
+    assert written.stat().st_mtime == 1e9
 
 
 # what they share

@@ -30,11 +30,13 @@ def land(source: Source, home: Home, day: str) -> Path:
 
     options = build(InteractionOptions, dict(source.options), f"source {source.name!r}: options")
     landing = Landing.of(source, home)
-    with landing.lock(), DayFiles(landing, "interactions") as files:
-        (landing.root / day / "interactions.jsonl").unlink(missing_ok=True)
-        for item in read_segments(home.endpoint / "interactions").interactions:
-            if day_of(item) == day and _agreed(item, options) and not item.guardrails and item.answer:
-                files.write(day, _row(source.name, item))
+    with landing.lock():
+        with DayFiles(landing, "interactions") as files:
+            for item in read_segments(home.endpoint / "interactions").interactions:
+                if day_of(item) == day and _agreed(item, options) and not item.guardrails and item.answer:
+                    files.write(day, _row(source.name, item))
+        if not files.rows:
+            (landing.root / day / "interactions.jsonl").unlink(missing_ok=True)
     return landing.root / day
 
 

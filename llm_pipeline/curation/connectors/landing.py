@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -131,4 +132,5 @@ class DayFiles:
                 for path in sorted(Path(self._folder.name).iterdir()):
                     target = self._landing.root / path.name / f"{self._name}.jsonl"
                     target.parent.mkdir(exist_ok=True)
-                    os.replace(path, target)
+                    if not (target.exists() and filecmp.cmp(path, target, shallow=False)):  # the same again keeps its time
+                        os.replace(path, target)

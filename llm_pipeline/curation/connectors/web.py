@@ -118,7 +118,7 @@ class Crawl:
             body = self._get(url, {}).body
             if body.startswith(b"\x1f\x8b"):
                 body = unpacked(Stream([body]), "gz").whole(self.options.max_bytes)[0]
-            locations = re.findall(r"<loc>\s*(?:<!\[CDATA\[)?\s*([^<>\]\s]+)", decode(body)[0])[: self.options.max_pages]
+            locations = re.findall(r"<loc>\s*+(?:<!\[CDATA\[\s*+)?([^<>\]\s]+)", decode(body)[0])[: self.options.max_pages]
         except (Refused, OSError, ValueError) as error:
             self.outcomes[url] = str(error)
             return
