@@ -177,7 +177,7 @@ def _entry(stage: str, rule: str) -> Callable[[Row, Row], Entry]:
     def entry(row: Row, verdict: Row) -> Entry:
         reason = rule or verdict["reason"]
         action: Action = "quarantined" if reason in QUARANTINED else "removed"
-        score = verdict.get("jaccard", verdict.get("overlap", verdict.get(reason)))
+        score = verdict.get("jaccard", verdict.get("overlap", verdict.get("toxicity" if reason == "toxic" else reason)))
         detail = verdict.get("kept_id") or verdict.get("matched_id") or ""
         return Entry(row["id"], row["uri"], row["row"], stage, reason, action, score, detail)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from llm_pipeline.curation.engine import map_chunks
 from llm_pipeline.curation.language import identify
 from llm_pipeline.curation.ledger import Entry, ledger_table
 from llm_pipeline.curation.poison import findings
@@ -65,7 +66,15 @@ def filter_documents(
     documents: pa.Table, day: str, policy: QualityPolicy, languages: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[pa.Table, pa.Table]:
     """(kept documents with one float column per score, ledger); `languages` are the allowed ones per source."""
-    verdicts = verdicts_of(documents, policy, survey(lambda: iter([documents]), policy.poison), languages)
+    corpus = survey(lambda: iter([documents]), policy.poison)
+    kept, ledger = map_chunks(lambda chunk: _filter_chunk(chunk, day, policy, corpus, languages), documents)
+    return kept, ledger
+
+
+def _filter_chunk(
+    documents: pa.Table, day: str, policy: QualityPolicy, corpus: CorpusPoison, languages: Mapping[str, Sequence[str]] | None
+) -> tuple[pa.Table, pa.Table]:
+    verdicts = verdicts_of(documents, policy, corpus, languages)
     rows = documents.select(["id", "uri", "row", "language", "language_score"]).to_pylist()
     entries = [_entry(row, at, verdicts, policy) for at, row in enumerate(rows) if verdicts.reasons[at]]
     keep = np.array([not reason for reason in verdicts.reasons], np.bool_)
