@@ -1,6 +1,6 @@
 """Personal data: found by rules with checksums, context and name lists, replaced as a policy says, never written to a ledger.
 
-texts -> prefilter (Rust regex, one pass per rule) -> matchers (Python regex, only on hits) -> validators -> spans -> scrubbed texts
+texts -> anchors (Rust, one pass) -> windows -> finders (Python: shape, check digits, context, name lists) -> spans -> scrubbed texts
 """
 
 from llm_pipeline.curation.pii.policy import PiiPolicy, load_policy
