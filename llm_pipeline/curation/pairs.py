@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from llm_pipeline.curation.pii.scrub import PLACEHOLDER
+from llm_pipeline.curation.pii.pseudonyms import PLACEHOLDER
 from llm_pipeline.curation.signatures import normalise
 from llm_pipeline.curation.support.world import REFUSAL
 

@@ -47,7 +47,7 @@ class SftConfig(dg.Config):
     ],
 )
 def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) -> Results:
-    """Documents without personal data: 17 types found by rules, checksums and name lists, replaced by typed placeholders."""
+    """Documents without personal data: 20 types found by rules, checksums and name lists, replaced as data/policies/pii.yaml says."""
     from llm_pipeline.curation.engine import map_chunks
     from llm_pipeline.curation.pii import load_policy
     from llm_pipeline.curation.scrubbing import examples, remaining, scrub_day

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llm_pipeline.curation.pii.policy import PiiPolicy
-from llm_pipeline.curation.pii.pseudonyms import PLACEHOLDER, Replacer
+from llm_pipeline.curation.pii.pseudonyms import Replacer
 from llm_pipeline.curation.pii.scan import Span, scan_texts, without_overlaps
 
-__all__ = ["PLACEHOLDER", "scrub_messages", "scrub_texts"]
+__all__ = ["scrub_messages", "scrub_texts"]
 _ROUNDS = 100
 """More than any text needs: every round takes characters of the input out."""
 
