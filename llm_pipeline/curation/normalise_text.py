@@ -98,5 +98,5 @@ def _config() -> Any:
 
 def title_of(text: str) -> str:
     """The first line, shortened."""
-    line = text.strip().split("\n", 1)[0].strip("# \t")
+    line = re.sub(r"^[#\s]+|[#\s]+$", "", text.strip().split("\n", 1)[0])
     return line if len(line) <= 100 else line[:99] + "…"

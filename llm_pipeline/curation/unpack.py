@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -176,12 +176,13 @@ def zip_members(path: Path) -> Iterator[tuple[str, Stream]]:
         infos = [info for info in archive.infolist() if not info.is_dir()]
         total = _Meter(Stream(()), path.stat().st_size)
         for info in infos[:MAX_MEMBERS]:
-            yield info.filename, Stream(_member(archive, info, total))
+            with closing(_member(archive, info, total)) as content:
+                yield info.filename, Stream(content)
         if len(infos) > MAX_MEMBERS:
             yield "", Stream(_raising(f"too_many_members: received {len(infos)}, the limit is {MAX_MEMBERS}"))
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, total: _Meter) -> Iterator[bytes]:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, total: _Meter) -> Generator[bytes]:
     """The bytes of a member; all members together are held to the ratio too, because they may share packed bytes."""
     parts = PurePosixPath(info.filename.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts:
