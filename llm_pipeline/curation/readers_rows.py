@@ -186,40 +186,46 @@ def _header(cells: list[str]) -> list[str]:
     return [name if name not in names[:i] else f"{name}_{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
+
+
 def read_parquet(stream: Stream, uri: str) -> Iterator[Record]:
     """Row groups one after the other; one that cannot be read is a record, and the next one arrives."""
-    number = 0
     with stream.seekable() as source:
         try:
             file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
-            groups = file.metadata.num_row_groups
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except _UNREADABLE as error:
             source.seek(0)
             yield broken(uri, 0, "application/vnd.apache.parquet", source.read(1 << 12), f"broken_parquet: {short(error)}")
             return
-        for group in range(groups):
-            meta = file.metadata.row_group(group)
-            rows = max(1, min(1024, PARQUET_BATCH * meta.num_rows // max(1, meta.total_byte_size)))
-            first = number
-            try:
-                for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
-                    for row in _rows_of(batch):
-                        yield _parquet_row(uri, number, row)
-                        number += 1
-            except (pa.ArrowException, OSError, ValueError) as error:
-                yield broken(uri, number, JSON, b"", f"broken_parquet: row group {group}: {short(error)}")
-            number = first + max(0, meta.num_rows)
+        with file:
+            first = 0
+            for group in range(file.metadata.num_row_groups):
+                yield from _row_group(file, group, first, uri)
+                first += max(0, file.metadata.row_group(group).num_rows)
+
+
+def _row_group(file: pq.ParquetFile, group: int, number: int, uri: str) -> Iterator[Record]:
+    meta = file.metadata.row_group(group)
+    rows = max(1, min(1024, PARQUET_BATCH * meta.num_rows // max(1, meta.total_byte_size)))
+    try:
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+            for row in _rows_of(batch):
+                yield _parquet_row(uri, number, row)
+                number += 1
+    except _UNREADABLE as error:
+        yield broken(uri, number, JSON, b"", f"broken_parquet: row group {group}: {short(error)}")
 
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; in place of one whose strings are no UTF-8, what is wrong with it."""
+    """The rows of a batch; in place of one that Python cannot hold (no UTF-8, a date after the year 9999), what is wrong with it."""
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         for i in range(batch.num_rows):
             try:
                 yield batch.slice(i, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
+            except (ValueError, OverflowError) as error:
                 yield short(error)
 
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -211,6 +212,9 @@ def test_a_string_of_parquet_that_is_no_text_costs_only_its_row(tmp_path: Path) 
     whole = parquet([{"text": "one"}, {"text": "zzzz"}, {"text": "two"}])
     records = _read(tmp_path, "a.parquet", whole.replace(b"zzzz", b"\xff\xfe\xfd\xfc"))
     assert _reasons(records) == [None, "undecodable", None]
+    dates = pa.table({"text": ["one", "two"], "at": pa.array([0, 10**15], pa.timestamp("ms"))})
+    pq.write_table(dates, tmp_path / "b.parquet")
+    assert _reasons(list(read_file(tmp_path / "b.parquet", tmp_path))) == [None, "undecodable"]
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
