@@ -62,6 +62,13 @@ def reporter(out: Path, pipes: Any) -> Report:
     return report
 
 
+def skip_collectives() -> None:
+    """Spare a single process the minute of compiling collectives in shared memory: it has nobody to talk to."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def make_trainer(job: Job, report: Report, interrupt: Interrupt) -> Any:
     """An SFTTrainer on rows that are already tokenised, masked and packed."""
     from datasets import Dataset
@@ -72,6 +79,8 @@ def make_trainer(job: Job, report: Report, interrupt: Interrupt) -> Any:
     from llm_pipeline.training.watch import Watch
 
     recipe = job.recipe
+    if recipe.zero_stage and recipe.processes == 1:
+        skip_collectives()
     tokenizer = AutoTokenizer.from_pretrained(str(job.base))
     examples, too_long = encode_all(read_jsonl(job.data), tokenizer, recipe.max_length)
     rows = pack(examples, recipe.max_length, recipe.seed)
