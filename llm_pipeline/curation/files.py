@@ -88,7 +88,7 @@ class Corpus:
 
     def _parquet(self) -> Iterator[pa.Table]:
         schema, number = self.schema, 0
-        with pq.ParquetFile(self.path, memory_map=True) as file:
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(batch_size=ROWS):
                 table = pa.Table.from_batches([batch], schema=schema)
                 yield self._without_nulls(table, number)
@@ -138,7 +138,7 @@ class Corpus:
         seen: dict[str, set[type]] = {}
         for row in self._rows():
             for name, value in row.items():
-                seen.setdefault(name, set()).add(type(value))
+                seen.setdefault(name, set()).add(_kind(value))
         if not seen and self.damaged:
             first = next(iter(self.damaged))
             raise InputError(
@@ -150,6 +150,11 @@ class Corpus:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) is not None
+
+
+def _kind(value: Any) -> type:
+    """The type of a JSON value; an integer that 64 bits cannot hold is kept as text."""
+    return str if isinstance(value, int) and not -(2**63) <= value < 2**63 else type(value)
 
 
 def _type(kinds: set[type]) -> Any:

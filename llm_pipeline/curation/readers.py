@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -26,7 +26,7 @@ from llm_pipeline.curation.unpack import Stream, file_stream, packing, unpacked,
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Home, content_hash
 
-__all__ = ["JSON", "RAW_SCHEMA", "READERS", "Record", "decode", "is_suite_columns", "local_path", "raw_batches", "raw_table", "read_file"]
+__all__ = ["JSON", "RAW_SCHEMA", "Record", "decode", "is_suite_columns", "local_path", "raw_batches", "raw_table", "read_file"]
 
 BATCH_ROWS, BATCH_BYTES = 4096, 32 << 20
 """A batch of raw rows ends after so many rows or bytes."""
@@ -63,14 +63,6 @@ FORMATS: dict[str, Reader] = {
     "parquet": read_parquet,
 }
 _TABULAR = ("jsonl", "csv", "parquet")
-
-
-def _of_bytes(reader: Reader) -> Callable[[bytes, str], Iterator[Record]]:
-    return lambda data, uri: reader(Stream([data]), uri)
-
-
-READERS: Mapping[str, Callable[[bytes, str], Iterator[Record]]] = {suffix: _of_bytes(reader) for suffix, reader in FORMATS.items()}
-"""The same for bytes that are in memory already."""
 
 
 def read_source(source: Source, home: Home, day: str) -> pa.Table:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_pipeline.curation.readers import READERS, suite_files
+from llm_pipeline.curation.readers import read_file, suite_files
 from llm_pipeline.curation.sources import Source, generator_config
 from llm_pipeline.curation.support.world import REFUSAL
 from llm_pipeline.errors import InputError
@@ -68,11 +67,9 @@ def _generated(home: Home, source: Source) -> list[tuple[str, list[Row], str | N
 
 
 def _read(path: Path) -> list[Row]:
-    """Rows of a jsonl, csv or parquet file (gzipped or not) with columns question and answer."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    suffix = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
+    """Rows of a jsonl, csv or parquet file (packed or not) with columns question and answer."""
     rows = []
-    for number, record in enumerate(READERS[suffix](data, path.name)):
+    for number, record in enumerate(read_file(path, path.parent, suites=True)):
         if record.problem:
             raise InputError(f"{path}: row {number}: {record.problem}")
         rows.append(_row(json.loads(record.content), path, number))

@@ -124,7 +124,8 @@ def documents_asset(sources: Sequence[Source]) -> dg.AssetsDefinition:
         from llm_pipeline.curation.quality import load_policy
 
         place, day = home.open(), context.partition_key
-        raw = pa.concat_tables([place.lake.read(f"raw_{source.name}", [day]) for source in sources])
+        landed = [place.lake.read(f"raw_{source.name}", [day]) for source in sources]
+        raw = pa.concat_tables(landed, promote_options="default")
         strict = [source.name for source in sources if source.policy == "strict"]
         try:
             rows, ledger = normalise(raw, day, strict, load_policy().poison)

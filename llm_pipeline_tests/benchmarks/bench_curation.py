@@ -21,11 +21,12 @@ from rich.table import Table
 from llm_pipeline.curation.python_docs import doc_strings
 
 RUN = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from llm_pipeline.curation.curate import curate
 summary = curate(Path(sys.argv[1]), Path(sys.argv[2]))
-print(json.dumps(summary | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+[peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+print(json.dumps(summary | {"peak_mb": int(peak) / 1024}))
 """
 
 

@@ -92,6 +92,12 @@ def test_columns_of_mixed_types_become_json(tmp_path: Path) -> None:
     ]
 
 
+def test_integers_of_any_size_arrive(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "text": "x", "n": 1}\n{"id": 9223372036854775808, "text": "y", "n": -99999999999999999999}\n')
+    assert read(path) == [{"id": "1", "text": "x", "n": "1"}, {"id": "9223372036854775808", "text": "y", "n": "-99999999999999999999"}]
+
+
 def test_a_corpus_without_the_columns_says_what_it_got(tmp_path: Path) -> None:
     pq.write_table(pa.table({"name": ["a"], "text": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="no column id; received name, text"):
