@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 import uuid
@@ -69,7 +70,8 @@ class Driver:
             return self._done[name]["outcome"]
         started = time.monotonic()
         outcome = action()
-        self._done[name] = {"fingerprint": self._chain, "outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+        seconds = round(time.monotonic() - started, 1)
+        self._done[name] = {"fingerprint": self._chain, "outcome": outcome, "seconds": seconds, "peak_memory_mb": _peak_memory_mb()}
         write_atomically(self._state_file, json.dumps(self._done, indent=1))
         return outcome
 
@@ -77,6 +79,11 @@ class Driver:
     def seconds(self) -> dict[str, float]:
         """What each step took when it last ran."""
         return {name: step["seconds"] for name, step in self._done.items()}
+
+    @property
+    def peak_memory_mb(self) -> int:
+        """Of the largest single process when the steps last ran: the graph itself or a training process."""
+        return max((step["peak_memory_mb"] for step in self._done.values()), default=0)
 
     def job(self, job: str, *, name: str | None = None, day: str | None = None, config: Mapping[str, Any] | None = None) -> dict[str, str]:
         """Run a job as a step; a failure raises the error of the asset that failed. The outcome: artefact ids by kind."""
@@ -129,6 +136,11 @@ class Driver:
             metadata = event.asset_observation_data.asset_observation.metadata
             facts = ", ".join(f"{name} {_short(value.value)}" for name, value in metadata.items())
             self.say(f"{event.step_key}: {facts}")
+
+
+def _peak_memory_mb() -> int:
+    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kilobytes // 1024
 
 
 def _interrupted(error: Any) -> bool:

@@ -33,7 +33,7 @@ def run_demo(root: Path, source: str | None, *, seed: int | None = None, as_json
     with Watch(console, total=3 * DAYS + 5) as watch:
         story = Story(home, watch)
         story.tell()
-    summary = summarise(home, story.driver.seconds, story.outcomes)
+    summary = summarise(home, story.driver.seconds, story.outcomes, story.driver.peak_memory_mb)
     write_atomically(root / "demo_summary.json", json.dumps(summary, indent=1, sort_keys=True))
     if as_json:
         print(json.dumps(summary))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +18,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "deepspeed", "dagster", "la
 OWN_SUITES = ("facts", "facts_after", "shifted", "unanswerable")
 
 
-def summarise(home: Home, seconds: Mapping[str, float], outcomes: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(home: Home, seconds: Mapping[str, float], outcomes: Mapping[str, Any], peak_memory_mb: int) -> dict[str, Any]:
     """`{"figures", "seconds", "versions"}` from the artefacts that the story's steps left and the generator's ground truth."""
     return {
         "figures": {
@@ -28,7 +27,7 @@ def summarise(home: Home, seconds: Mapping[str, float], outcomes: Mapping[str, A
             **_drift_figures(home, outcomes),
             **_retrieval_figures(home),
             **_truth_figures(home),
-            "peak_memory_mb": _peak_memory_mb(),
+            "peak_memory_mb": peak_memory_mb,
         },
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -81,12 +80,6 @@ def _truth_figures(home: Home) -> dict[str, float]:
     from llm_pipeline.curation.support.scoring import score
 
     return score(support_config(home), home.root / "ground_truth", home)
-
-
-def _peak_memory_mb() -> int:
-    """Of the largest single process of this run: the graph itself or a training process."""
-    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return kilobytes // 1024
 
 
 def summary_table(home: Home, summary: Mapping[str, Any]) -> Table:

@@ -54,3 +54,4 @@ def test_an_unchanged_step_is_not_run_again_and_a_failed_one_is(tmp_path: Path, 
     again.job("work")
     assert runs == [True, False]
     assert again.skipped == ["work"]
+    assert again.peak_memory_mb > 50, "what the skipped steps took is remembered"
