@@ -65,7 +65,7 @@ def postgres() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="llm_pipeline_postgres_"))
+    folder = Path(tempfile.mkdtemp(prefix="llm_pipeline_postgres_", dir="/tmp"))  # where its owner may go, whoever tests
     if owner:
         shutil.chown(folder, owner)
 
