@@ -49,7 +49,7 @@ def _predict(line: str) -> tuple[float, str]:
     shown = line.lower() if line.isupper() else line
     try:
         found = _model().predict(f"{shown}\n", 1, 0.0, "strict")
-    except UnicodeEncodeError:  # a lone surrogate
+    except (UnicodeEncodeError, TypeError):  # a lone surrogate, which the binding refuses in either way
         found = _model().predict(f"{shown.encode('utf-8', 'replace').decode()}\n", 1, 0.0, "strict")
     return (min(found[0][0], 1.0), found[0][1].removeprefix("__label__")) if found else (0.0, "und")
 
