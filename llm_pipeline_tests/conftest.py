@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 OFFLINE = {
     "DAGSTER_DISABLE_TELEMETRY": "1",
@@ -31,6 +32,8 @@ atexit.register(shutil.rmtree, os.environ["LLM_PIPELINE_HOME"], ignore_errors=Tr
 
 from llm_pipeline.store import Home  # noqa: E402
 
+settings.register_profile("repeatable", derandomize=True)  # what passed once passes again; HYPOTHESIS_PROFILE=default looks further
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
