@@ -97,12 +97,3 @@ class Reconciliation:
 def reconcile(received: int, kept: int, ledger: pa.Table) -> Reconciliation:
     actions = Counter(ledger["action"].to_pylist())
     return Reconciliation(received, kept, actions["removed"], actions["quarantined"])
-
-
-def with_score_columns(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, float]], schema: pa.Schema) -> pa.Table:
-    """`rows` and their scores side by side; columns as in `schema`, then one float column per score name in order."""
-    names = list(dict.fromkeys(name for score in scores for name in score))
-    columns = pa.Table.from_pylist(list(rows), schema=schema)
-    for name in names:
-        columns = columns.append_column(name, pa.array([score.get(name) for score in scores], pa.float64()))
-    return columns

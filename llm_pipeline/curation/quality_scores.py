@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from llm_pipeline.curation.quality_lexicon import Lexicon
@@ -185,7 +183,3 @@ def _rare_pairs(view: View) -> Ints:
     at = np.flatnonzero(seldom[:-1] | seldom[1:])
     pairs = (view.codes[at] | 0x20).astype(np.int64) << 21 | (view.codes[at + 1] | 0x20)
     return at[np.isin(pairs, [ord(pair[0]) << 21 | ord(pair[1]) for pair in _RARE_PAIRS])]
-
-
-def scores_of(texts: Sequence[str]) -> dict[str, Floats]:
-    return quality_scores(View(texts))
