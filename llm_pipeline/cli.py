@@ -12,15 +12,18 @@ from typing import Annotated
 
 import typer
 
-from llm_pipeline.curation.cli import register
+from llm_pipeline.curation import cli as cli_curation
 from llm_pipeline.errors import PipelineError, StoppedError
+from llm_pipeline.evaluation import cli_gate, cli_judge, cli_prompts, cli_suites
 from llm_pipeline.paths import PROJECT
 from llm_pipeline.serving.cli import app as endpoint_cli
 from llm_pipeline.shell import HomeOption, JsonOption, open_home
+from llm_pipeline.training import cli_recipes, cli_runs, cli_search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(endpoint_cli, name="endpoint")
-register(app)
+for stage in (cli_curation, cli_recipes, cli_runs, cli_search, cli_suites, cli_gate, cli_judge, cli_prompts):
+    stage.register(app)
 
 
 @app.command()
