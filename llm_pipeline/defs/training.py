@@ -14,7 +14,7 @@ from llm_pipeline.errors import TrainingError
 from llm_pipeline.store import Artifact, Home
 from llm_pipeline.training.interrupt import signal_on_parent_death
 from llm_pipeline.training.launch import Message
-from llm_pipeline.training.recipe import SftRecipe, load_recipe
+from llm_pipeline.training.recipe import Recipe, load_recipe
 
 OWNERS = ["team:ml"]
 
@@ -25,7 +25,7 @@ class RecipeConfig(dg.Config):
     recipe: str = "tiny_cpu"
     overrides: list[str] = Field(default_factory=list)
 
-    def load(self) -> SftRecipe:
+    def load(self) -> Recipe:
         return load_recipe(self.recipe, self.overrides)
 
 
@@ -84,7 +84,7 @@ def candidate_model(home: HomeResource) -> dg.MaterializeResult[Any]:
     return _result(candidate, {"registered_version": int(version), "data_versions": dg.MetadataValue.json(dict(candidate.inputs))})
 
 
-def _fine_tune(context: dg.AssetExecutionContext, place: Home, recipe: SftRecipe) -> Artifact:
+def _fine_tune(context: dg.AssetExecutionContext, place: Home, recipe: Recipe) -> Artifact:
     """Train under Pipes: what the worker reports becomes observations of this asset while it runs."""
     from llm_pipeline.training.sft import make_checkpoint
 

@@ -11,7 +11,7 @@ from llm_pipeline.config import load
 from llm_pipeline.errors import ConfigError, MissingError
 from llm_pipeline.paths import DATA, RECIPES
 from llm_pipeline.store import Artifact, Home, content_hash, file_hash
-from llm_pipeline.training.recipe import SftRecipe
+from llm_pipeline.training.recipe import Recipe
 
 SHIPPED = DATA / "models" / "tiny_base"
 TOKENIZER_FILES = (
@@ -25,7 +25,7 @@ TOKENIZER_FILES = (
 )
 
 
-def base_folder(recipe: SftRecipe) -> Path | None:
+def base_folder(recipe: Recipe) -> Path | None:
     """The local folder that the recipe names; None for `scratch` and hub ids."""
     if recipe.base == "scratch" or _is_hub_id(recipe.base):
         return None
@@ -43,7 +43,7 @@ def _is_hub_id(base: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
 
 
-def make_tokenizer(home: Home, recipe: SftRecipe, pretraining: Path = RECIPES / "tiny_base.yaml") -> Artifact:
+def make_tokenizer(home: Home, recipe: Recipe, pretraining: Path = RECIPES / "tiny_base.yaml") -> Artifact:
     """The `tokenizer` artefact (`tokenizer/`): the base model's own, or for `scratch` a BPE trained with the snapshot's text."""
     if recipe.base != "scratch":
         base = make_base(home, recipe, pretraining)
@@ -71,7 +71,7 @@ def make_tokenizer(home: Home, recipe: SftRecipe, pretraining: Path = RECIPES / 
     return home.artifacts.build("tokenizer", {"base": "scratch", "snapshot": snapshot.id, "recipe": file_hash(pretraining)}, make)
 
 
-def make_base(home: Home, recipe: SftRecipe, pretraining: Path = RECIPES / "tiny_base.yaml") -> Artifact:
+def make_base(home: Home, recipe: Recipe, pretraining: Path = RECIPES / "tiny_base.yaml") -> Artifact:
     """The `base_model` artefact: a standalone model folder in `model/`."""
     if recipe.base == "scratch":
         return _pretrain(home, pretraining)
@@ -88,7 +88,7 @@ def make_base(home: Home, recipe: SftRecipe, pretraining: Path = RECIPES / "tiny
     return home.artifacts.build("base_model", {"base": recipe.base, "content": file_hash(folder)}, copy)
 
 
-def _from_hub(recipe: SftRecipe, out: Path) -> dict[str, Any]:
+def _from_hub(recipe: Recipe, out: Path) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"revision": recipe.base_revision, "trust_remote_code": False}

@@ -23,7 +23,7 @@ import yaml
 from llm_pipeline.errors import TrainingError
 from llm_pipeline.store import write_atomically
 from llm_pipeline.training.interrupt import EX_TEMPFAIL
-from llm_pipeline.training.recipe import SftRecipe
+from llm_pipeline.training.recipe import Recipe
 
 Message = Mapping[str, Any]
 Poll = Callable[[], Sequence[Message]]
@@ -100,7 +100,7 @@ class Tail:
         return self.messages
 
 
-def worker_command(recipe: SftRecipe, arguments: Sequence[str]) -> list[str]:
+def worker_command(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
     """The command line under the recipe's launcher; both pick a free port and start one process per rank."""
     bound = [sys.executable, "-m", "llm_pipeline.training.bound"]
     worker = ["-m", "llm_pipeline.training.worker", *arguments]
@@ -119,7 +119,7 @@ def _free_port() -> int:
         return port
 
 
-def worker_env(recipe: SftRecipe, *, online: bool = False) -> dict[str, str]:
+def worker_env(recipe: Recipe, *, online: bool = False) -> dict[str, str]:
     """The environment of the worker: no network and no telemetry, and threads that don't fight over the cores."""
     threads = recipe.threads or max(1, len(os.sched_getaffinity(0)) // recipe.processes)
     env = dict(os.environ) | {
@@ -143,7 +143,7 @@ def worker_env(recipe: SftRecipe, *, online: bool = False) -> dict[str, str]:
 
 
 def train(
-    recipe: SftRecipe,
+    recipe: Recipe,
     *,
     data: Path,
     base: Path,

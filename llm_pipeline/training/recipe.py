@@ -22,18 +22,24 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class SftRecipe:
-    """Supervised fine-tuning of `base`.
+class Recipe:
+    """One training run by one method.
 
     `base` is `shipped` (the model in data/models/tiny_base), a local folder, a hub id, or `scratch` (pretrain
-    recipes/tiny_base.yaml on the snapshot first). `batch_size` counts packed rows of `max_length` tokens over all
-    processes, so the number of processes changes the speed but not the optimisation. `max_steps` beats `epochs`.
-    `threads` is per process; 0 shares the cores of the machine among the processes.
+    recipes/tiny_base.yaml on the snapshot first). `batch_size` counts rows over all processes (packed rows of `max_length`
+    tokens for sft and pretrain), so the number of processes changes the speed but not the optimisation. `max_steps` beats
+    `epochs`. `threads` is per process; 0 shares the cores of the machine among the processes.
     """
 
+    description: str = ""
+    method: Literal["sft", "pretrain", "dpo", "kto", "reward", "distill"] = "sft"
     base: str = "shipped"
     base_revision: str | None = None
+    adapter: Literal["none", "lora", "qlora", "prefix", "prompt"] = "lora"
+    """What is trained: all weights (`none`), low-rank updates (over 4-bit weights with `qlora`), or virtual tokens."""
     lora: Lora = field(default_factory=Lora)
+    virtual_tokens: int = 16
+    """Length of a trained prefix or prompt, in tokens."""
     learning_rate: float = 2e-3
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_share: float = 0.05
@@ -45,39 +51,72 @@ class SftRecipe:
     accumulation: int = 1
     max_length: int = 384
     seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What ZeRO keeps in the memory of the CPU: optimiser states (stages 1 to 3), parameters as well (stage 3)."""
     processes: int = 1
+    """Processes on each machine."""
+    hostfile: str | None = None
+    """DeepSpeed's list of machines, lines of `name slots=N`; None: this machine only."""
     launcher: Literal["torchrun", "deepspeed"] = "torchrun"
     threads: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
+    price_per_device_hour: float = 0.0
+    """For the cost that is shown while it trains; the currency is yours."""
     save_steps: int = 50
     logging_steps: int = 5
     keep_checkpoints: int = 2
     evaluation_rows: int = 128
+    evaluation_steps: int = 0
+    """Steps between validations; 0: only at the end."""
+    early_stopping: int = 0
+    """Validations without a better loss after which training ends with the best weights; 0: never."""
 
     def __post_init__(self) -> None:
         step = self.processes * self.accumulation
         if step < 1 or self.batch_size % step:
             raise ConfigError(f"batch_size {self.batch_size}: expected a multiple of processes x accumulation = {step}")
-        for name in ("save_steps", "logging_steps", "max_length", "keep_checkpoints"):
+        for name in ("save_steps", "logging_steps", "max_length", "keep_checkpoints", "virtual_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: received {getattr(self, name)}, expected at least 1")
         if self.max_steps <= 0 and self.epochs <= 0:
             raise ConfigError("one of max_steps and epochs must be positive")
+        if self.offload != "none" and self.zero_stage < (3 if self.offload == "parameters" else 1):
+            raise ConfigError(
+                f"offload {self.offload} with zero_stage {self.zero_stage}: expected stage 1 to 3 for optimizer, 3 for parameters"
+            )
+        if self.early_stopping and not self.evaluation_steps:
+            raise ConfigError(f"early_stopping {self.early_stopping}: expected evaluation_steps above 0")
 
     def inputs(self) -> dict[str, Any]:
         """What decides the weights: all but where, how often it saves and logs, and how many of its checkpoints it keeps."""
-        silent = {"save_steps", "logging_steps", "keep_checkpoints", "threads", "launcher", "base", "base_revision", "evaluation_rows"}
-        return {key: value for key, value in asdict(self).items() if key not in silent}
+        return {key: value for key, value in asdict(self).items() if key not in _SILENT}
 
 
-def load_recipe(name: str | Path = "tiny_cpu", overrides: tuple[str, ...] | list[str] = ()) -> SftRecipe:
+_SILENT = {
+    "description",
+    "save_steps",
+    "logging_steps",
+    "keep_checkpoints",
+    "threads",
+    "launcher",
+    "base",
+    "base_revision",
+    "evaluation_rows",
+    "price_per_device_hour",
+    "hostfile",
+}
+
+
+def load_recipe(name: str | Path = "tiny_cpu", overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
     """A recipe by the name of a file in llm_pipeline/recipes, or by path; `overrides` are `dotted.key=value`."""
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    return load(SftRecipe, path, overrides)
+    return load(Recipe, path, overrides)
 
 
-def deepspeed_config(recipe: SftRecipe) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     """ZeRO (Rajbhandari et al. 2020): optimiser state, gradients and, from stage 3, weights are sharded over the processes."""
     return {
         "zero_optimization": {

@@ -13,14 +13,14 @@ from typing import Any
 
 from llm_pipeline.store import Artifact, Home, content_hash, file_hash, write_atomically
 from llm_pipeline.training.launch import Message, Poll, curve, train
-from llm_pipeline.training.recipe import SftRecipe
+from llm_pipeline.training.recipe import Recipe
 from llm_pipeline.training.tracking import Tracker
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
-CODE = ("worker.py", "data.py")
+CODE = ("worker.py", "trainers.py", "data.py")
 
 
-def fingerprint(recipe: SftRecipe, dataset: Artifact, base: Artifact) -> dict[str, Any]:
+def fingerprint(recipe: Recipe, dataset: Artifact, base: Artifact) -> dict[str, Any]:
     """Everything that decides the weights; the same fingerprint is the same training, in whatever run it happens."""
     here = Path(__file__).parent
     return {
@@ -34,7 +34,7 @@ def fingerprint(recipe: SftRecipe, dataset: Artifact, base: Artifact) -> dict[st
 
 def make_checkpoint(
     home: Home,
-    recipe: SftRecipe,
+    recipe: Recipe,
     dataset: Artifact,
     base: Artifact,
     *,

@@ -11,7 +11,7 @@ import pytest
 from llm_pipeline.store import Home, write_jsonl
 from llm_pipeline.training.base import BaseRecipe, build_model, practice_texts
 from llm_pipeline.training.chat import train_tokenizer
-from llm_pipeline.training.recipe import Lora, SftRecipe
+from llm_pipeline.training.recipe import Lora, Recipe
 
 SMALL = BaseRecipe(
     vocab_size=512,
@@ -26,7 +26,7 @@ SMALL = BaseRecipe(
     curriculum_steps=4,
     tokenizer_samples=60,
 )
-QUICK = SftRecipe(
+QUICK = Recipe(
     lora=Lora(r=16, alpha=32),
     learning_rate=0.005,
     max_steps=200,

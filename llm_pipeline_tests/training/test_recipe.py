@@ -8,7 +8,7 @@ from llm_pipeline.config import load
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import RECIPES
 from llm_pipeline.training.base import BaseRecipe
-from llm_pipeline.training.recipe import SftRecipe, deepspeed_config, load_recipe
+from llm_pipeline.training.recipe import Recipe, deepspeed_config, load_recipe
 
 
 def test_shipped_recipes_load() -> None:
@@ -34,13 +34,13 @@ def test_unknown_recipe_names_the_near_one() -> None:
 
 def test_batch_must_divide_over_processes() -> None:
     with pytest.raises(ConfigError, match="batch_size 3"):
-        SftRecipe(batch_size=3, processes=2)
+        Recipe(batch_size=3, processes=2)
 
 
 def test_what_does_not_decide_the_weights_is_not_an_input() -> None:
-    assert SftRecipe(save_steps=3).inputs() == SftRecipe().inputs()
-    assert SftRecipe(seed=3).inputs() != SftRecipe().inputs()
+    assert Recipe(save_steps=3).inputs() == Recipe().inputs()
+    assert Recipe(seed=3).inputs() != Recipe().inputs()
 
 
 def test_zero_stage_reaches_deepspeed() -> None:
-    assert deepspeed_config(SftRecipe(zero_stage=3))["zero_optimization"]["stage"] == 3
+    assert deepspeed_config(Recipe(zero_stage=3))["zero_optimization"]["stage"] == 3
