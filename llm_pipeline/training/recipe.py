@@ -127,7 +127,7 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
             "allgather_bucket_size": 20_000_000,
             "stage3_gather_16bit_weights_on_model_save": True,
         },
-        "bf16": {"enabled": True},
+        "bf16": {"enabled": recipe.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
