@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from llm_pipeline.curation.poison import PoisonPolicy, hidden_instruction
 from llm_pipeline.curation.raw_records import DOCX, EMAIL, HTML, MARKDOWN, PDF
 
 _FOLDERS = {"articles": "article", "web": "web", "notes": "note", "conversations": "conversation", "docs": "doc"}
+MAX_PDF_PAGES = 20_000
+MAX_PDF_SECONDS = 300
+"""CPU seconds for the text of one PDF; looked at after each page."""
 _HEADING = re.compile(r"^#+\s+(.+)$", re.M)
 
 
@@ -80,13 +84,26 @@ def _from_pdf(content: bytes) -> Draft:
 
     try:
         reader = PdfReader(io.BytesIO(content))
-        pages = [page.extract_text() for page in reader.pages]
+        pages = list(_pages(reader))
         title = str((reader.metadata or {}).get("/Title", "") or "")
+    except Unusable:
+        raise
     except Exception as error:  # pypdf raises many kinds on hostile files
         raise Unusable("broken_pdf", type(error).__name__) from error
     if not any(page.strip() for page in pages):
         raise Unusable("no_text", "the PDF has no text layer (scanned pages?)")
     return finished("doc", "" if title == "untitled" else title, "\n\n".join(pages))
+
+
+def _pages(reader: Any) -> Iterator[str]:
+    """The text of each page, as long as there are not too many and they take no longer than honest ones do."""
+    if len(reader.pages) > MAX_PDF_PAGES:
+        raise Unusable("too_many_pages", f"{len(reader.pages)} pages, the limit is {MAX_PDF_PAGES}")
+    begun = time.thread_time()
+    for number, page in enumerate(reader.pages, 1):
+        yield page.extract_text()
+        if time.thread_time() - begun > MAX_PDF_SECONDS:
+            raise Unusable("slow_pdf", f"{number} of {len(reader.pages)} pages took more than {MAX_PDF_SECONDS} CPU seconds")
 
 
 def _from_docx(content: bytes) -> Draft:

@@ -16,13 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from llm_pipeline.curation.archives import zip_members
 from llm_pipeline.curation.connectors import land, local_path
 from llm_pipeline.curation.decoding import decode
 from llm_pipeline.curation.raw_records import HTML, JSON, MARKDOWN, TEXT, Record, broken
 from llm_pipeline.curation.readers_documents import Reader, read_docx, read_email, read_pdf, text_reader
 from llm_pipeline.curation.readers_rows import is_day, read_csv, read_jsonl, read_parquet
 from llm_pipeline.curation.sources import FIRST_DAY, Source
-from llm_pipeline.curation.unpack import Stream, file_stream, packing, unpacked, zip_members
+from llm_pipeline.curation.unpack import Stream, file_stream, packing, unpacked
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Home, content_hash
 

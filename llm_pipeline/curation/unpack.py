@@ -1,13 +1,12 @@
-"""Bytes of plain, gz, zst and zip files in blocks of bounded size: bombs are stopped, and what precedes damage still arrives."""
+"""Bytes of plain, gz and zst files in blocks of bounded size: bombs are stopped, and what precedes damage still arrives."""
 
 from __future__ import annotations
 
 import tempfile
-import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from llm_pipeline.curation.raw_records import KEPT_OF_DAMAGED
@@ -18,8 +17,6 @@ MAX_RATIO = 200
 RATIO_FROM = 64 << 20
 """Bytes that any file may unpack to, whatever the ratio."""
 MAX_UNPACKED = 256 << 30
-MAX_MEMBERS, MAX_BOMBS = 100_000, 8
-"""Of an archive; after so many bombs nothing more is unpacked from it."""
 IN_MEMORY = 16 << 20
 """Formats that need random access are spooled to disk from this size on."""
 _ZST_STEP = 1 << 10
@@ -82,10 +79,10 @@ class Stream:
 
 
 def file_stream(path: Path) -> Stream:
-    return Stream(_blocks(path), path)
+    return Stream(blocks_of(path), path)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def blocks_of(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             yield block
@@ -98,10 +95,10 @@ def packing(name: str) -> tuple[str, str]:
 
 
 def unpacked(stream: Stream, how: str) -> Stream:
-    return Stream(_UNPACKERS[how](_Meter(stream))) if how else stream
+    return Stream(_UNPACKERS[how](Meter(stream))) if how else stream
 
 
-class _Meter:
+class Meter:
     """Counts packed bytes that went in, and refuses more unpacked bytes than they can honestly hold."""
 
     def __init__(self, stream: Stream, packed: int = 0) -> None:
@@ -121,7 +118,7 @@ class _Meter:
         return block
 
 
-def _gunzip(meter: _Meter) -> Iterator[bytes]:
+def _gunzip(meter: Meter) -> Iterator[bytes]:
     inflate = None
     for block in meter:
         while block:
@@ -140,7 +137,7 @@ def _gunzip(meter: _Meter) -> Iterator[bytes]:
         raise Damage("truncated_gz: the stream ends early")
 
 
-def _unzstd(meter: _Meter) -> Iterator[bytes]:
+def _unzstd(meter: Meter) -> Iterator[bytes]:
     import zstandard
 
     inflate = None
@@ -162,48 +159,4 @@ def _unzstd(meter: _Meter) -> Iterator[bytes]:
         raise Damage("truncated_zst: the stream ends early")
 
 
-_UNPACKERS: dict[str, Callable[[_Meter], Iterator[bytes]]] = {"gz": _gunzip, "zst": _unzstd}
-
-
-def zip_members(path: Path) -> Iterator[tuple[str, Stream]]:
-    """(name, bytes) of every file in an archive, read in place: nothing is written to disk, so no name can lead anywhere."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as error:
-        yield "", Stream(_raising(f"broken_zip: {error}"))
-        return
-    with archive:
-        infos = [info for info in archive.infolist() if not info.is_dir()]
-        total = _Meter(Stream(()), path.stat().st_size)
-        for info in infos[:MAX_MEMBERS]:
-            with closing(_member(archive, info, total)) as content:
-                yield info.filename, Stream(content)
-        if len(infos) > MAX_MEMBERS:
-            yield "", Stream(_raising(f"too_many_members: received {len(infos)}, the limit is {MAX_MEMBERS}"))
-
-
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, total: _Meter) -> Generator[bytes]:
-    """The bytes of a member; all members together are held to the ratio too, because they may share packed bytes."""
-    parts = PurePosixPath(info.filename.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts:
-        raise Damage("unsafe_path: the name leads out of the archive")
-    if info.flag_bits & 1:
-        raise Damage("encrypted: the member needs a password")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise Damage(f"unsupported_compression: method {info.compress_type}, expected stored or deflated")
-    own = _Meter(Stream(()), info.compress_size)
-    try:
-        with archive.open(info) as file:
-            while block := file.read(BLOCK):
-                yield own.out(total.out(block))
-    except Damage:
-        total.bombs += 1
-        total.unpacked -= own.unpacked if total.bombs < MAX_BOMBS else -MAX_UNPACKED
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise Damage(f"corrupt_zip: {error or type(error).__name__}") from error
-
-
-def _raising(problem: str) -> Iterator[bytes]:
-    yield from ()
-    raise Damage(problem)
+_UNPACKERS: dict[str, Callable[[Meter], Iterator[bytes]]] = {"gz": _gunzip, "zst": _unzstd}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_pipeline.curation import normalise_text
+from llm_pipeline.curation import normalise_formats, normalise_text
 from llm_pipeline.curation.ledger import reconcile
 from llm_pipeline.curation.normalise import normalise, repair
 from llm_pipeline.curation.quality import load_policy
@@ -19,6 +19,7 @@ from llm_pipeline.curation.raw_records import JSON
 from llm_pipeline.curation.readers import RAW_SCHEMA
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import content_hash, table_hash
+from llm_pipeline_tests.curation.samples import pdf
 
 DAY = "2026-01-01"
 PAGE = """<html><head><title>Fees</title></head><body><nav><a href="/">Home</a> <a href="/x">Products</a></nav>
@@ -96,6 +97,14 @@ def test_hidden_markup_never_becomes_text() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_what_cannot_be_used_is_quarantined_with_a_reason(row: dict[str, Any], rule: str) -> None:
     assert _rule(row) == [(rule, "quarantined")]
+
+
+def test_a_pdf_that_asks_for_too_much_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"content": pdf(), "media_type": "application/pdf"}
+    monkeypatch.setattr(normalise_formats, "MAX_PDF_SECONDS", 0)
+    assert _rule(row) == [("slow_pdf", "quarantined")]
+    monkeypatch.setattr(normalise_formats, "MAX_PDF_PAGES", 0)
+    assert _rule(row) == [("too_many_pages", "quarantined")]
 
 
 def test_strict_raises_with_the_place() -> None:

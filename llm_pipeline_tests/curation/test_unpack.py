@@ -15,9 +15,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_pipeline.curation import unpack
+from llm_pipeline.curation import archives, unpack
+from llm_pipeline.curation.archives import zip_members
 from llm_pipeline.curation.readers import read_file
-from llm_pipeline.curation.unpack import BLOCK, Stream, packing, unpacked, zip_members
+from llm_pipeline.curation.unpack import BLOCK, Stream, packing, unpacked
 
 TEXT = "".join(f"line {random.Random(i).random()}\n" for i in range(20_000)).encode()
 PACKERS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}
@@ -116,7 +117,7 @@ def test_a_bomb_in_an_archive_leaves_the_other_members(tmp_path: Path, monkeypat
     members = {"a.txt": b"Text.", "bomb.jsonl": bytes(1 << 26), "z.txt": b"Text."}
     found = _reasons(_archive(tmp_path / "a.zip", members))
     assert (found["a.txt"], found["bomb.jsonl"], found["z.txt"]) == (None, "bomb", None)
-    monkeypatch.setattr(unpack, "MAX_BOMBS", 1)
+    monkeypatch.setattr(archives, "MAX_BOMBS", 1)
     assert _reasons(tmp_path / "a.zip")["z.txt"] == "bomb"
 
 
@@ -130,12 +131,34 @@ def test_damaged_members_are_named(tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_bytes(locked)
     assert _reasons(tmp_path / "c.zip") == {"a.txt": "encrypted"}
     assert _reasons(_archive(tmp_path / "d.zip", {"a.txt": b"Text."}, zipfile.ZIP_LZMA)) == {"a.txt": "unsupported_compression"}
-    (tmp_path / "e.zip").write_bytes(path.read_bytes()[:1000])
-    assert _reasons(tmp_path / "e.zip") == {"e.zip": "broken_zip"}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_truncated_archive_gives_what_precedes_the_damage(tmp_path: Path, method: int) -> None:
+    noise = random.Random(0).randbytes(100_000).hex().encode()
+    members = {"a.txt": TEXT, "../b.txt": b"Text.", "deep/c.txt": b"Text.", "long.txt": noise, "never.txt": b"Text."}
+    whole = _archive(tmp_path / "whole.zip", members, method).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: whole.index(b"long.txt") + 50_000])
+    assert _reasons(tmp_path / "cut.zip") == {
+        "a.txt": None,
+        "../b.txt": "unsafe_path",
+        "deep/c.txt": None,
+        "long.txt": "corrupt_zip",
+        "cut.zip": "broken_zip",
+    }
+    (tmp_path / "no.zip").write_bytes(b"not an archive")
+    assert _reasons(tmp_path / "no.zip") == {"no.zip": "broken_zip"}
+
+
+def test_a_bomb_in_a_truncated_archive_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack, "RATIO_FROM", 1 << 20)
+    whole = _archive(tmp_path / "a.zip", {"a.txt": b"Text.", "bomb.jsonl": bytes(1 << 26), "z.txt": b"Text."}).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[:-200])
+    assert _reasons(tmp_path / "cut.zip") == {"a.txt": None, "bomb.jsonl": "bomb", "cut.zip": "broken_zip"}
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 2)
     path = _archive(tmp_path / "a.zip", {f"{i}.txt": b"Text." for i in range(3)})
     assert [stream.problem or bool(list(stream)) or stream.problem for _, stream in zip_members(path)][:2] == [True, True]
     assert _reasons(path)["a.zip"] == "too_many_members"
