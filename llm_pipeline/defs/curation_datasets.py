@@ -117,11 +117,12 @@ def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
     tags={"stage": "snapshot"},
     deps=["scrubbed_documents", "signatures", "evaluation_suites"],
     check_specs=[
+        contract_spec("corpus_snapshot"),
         blocking(
             "corpus_snapshot",
             "removals_are_explained",
             "Every removed duplicate names a kept twin it truly matches, every leak its question",
-        )
+        ),
     ],
 )
 def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
@@ -134,10 +135,10 @@ def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     place.lake.tag("scrubbed_documents", artifact.info["days"], f"snapshot-{artifact.id}")
     clusters = pq.read_table(artifact.file("clusters.parquet"))
     info = artifact.info
+    documents = pq.read_table(artifact.file("documents.parquet"))
+    yield check_contract(place, "corpus_snapshot", str(info["until"]), documents)
     yield check("corpus_snapshot", "removals_are_explained", problems(clusters))
-    variety = heterogeneity(
-        pq.read_table(artifact.file("documents.parquet"), columns=["id", "text", "source", "kind", "language", "cluster_id"])
-    )
+    variety = heterogeneity(documents.select(["id", "text", "source", "kind", "language", "cluster_id"]))
     metadata = {
         "dagster/row_count": info["reasons"].get("kept", 0),
         "variety": dg.MetadataValue.json(variety),

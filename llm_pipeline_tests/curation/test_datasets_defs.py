@@ -46,7 +46,7 @@ def test_the_stages_run_and_a_rerun_has_the_same_version(tmp_path: Path) -> None
     first = run(ONCE, place)
     assert first.success
     assert all(evaluation.passed for evaluation in first.get_asset_check_evaluations())
-    assert len(first.get_asset_check_evaluations()) == 3
+    assert len(first.get_asset_check_evaluations()) == 4
     again = run(DAILY, place, DAY)
     assert metadata(again, "scrubbed_documents")["spans"] == 40
     assert place.lake.version("scrubbed_documents", DAY) == version
