@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_pipeline.evaluation.gate import Decision, Policy, decide, default_policy
+from llm_pipeline.evaluation.report import summarise_rows
+from llm_pipeline.evaluation.report_models import render
 from llm_pipeline.evaluation.run import PASSAGES, refusal_quality, run_suites, summarise
 from llm_pipeline.evaluation.suites import Suite, load_suites, primary_suite
 from llm_pipeline.prompts import Prompt
@@ -17,6 +19,8 @@ from llm_pipeline.store import Artifact, Artifacts, Home, write_atomically, writ
 Say = Callable[[str], None]
 SCORING = 3
 """Raised when scoring changes, so that older answers are not reused."""
+LAYOUT = 2
+"""Raised when the report holds more, so that it is written again from the same answers."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def build_report(home: Home, prompt: Prompt, settings: EvalSettings | None = Non
         "prompt": prompt.id,
         "settings": asdict(settings) | {"primary": primary},
         "scoring": SCORING,
+        "layout": LAYOUT,
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
@@ -66,11 +71,10 @@ def build_report(home: Home, prompt: Prompt, settings: EvalSettings | None = Non
             "kinds": {name: suite.kind for name, suite in chosen.items()},
             "results": summarise(rows),
             "refusals": _refusals(rows),
+            "slices": _slices(rows),
         }
         write_jsonl(folder / "answers.jsonl", rows)
         write_atomically(folder / "report.json", json.dumps(report, indent=1))
-        from llm_pipeline.evaluation.report import render
-
         write_atomically(folder / "report.html", render(report, rows))
         return {"primary": primary, "answers": len(rows)}
 
@@ -168,3 +172,10 @@ def _refusals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"model": model, "mode": mode} | refusal_quality([row for row in rows if (row["model"], row["mode"]) == (model, mode)])
         for model, mode in groups
     ]
+
+
+def _slices(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The candidate's exact match by slice."""
+    mine = [{**row, "metric": "em", "score": float(row["em"])} for row in rows if row["model"] == "candidate"]
+    slices: list[dict[str, Any]] = summarise_rows(mine)["slices"]
+    return slices

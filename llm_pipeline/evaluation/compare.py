@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,17 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL, resamples: i
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     low, high = np.quantile(_resampled_means(data, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(data.mean()), float(low), float(high), data.size)
+
+
+def score_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
+    """The mean of one model's scores: Wilson's interval when all are 0 or 1 (1927; few or perfect ones keep a width), else bootstrap."""
+    if not values or set(values) - {0.0, 1.0}:
+        return mean_interval(values, level=level)
+    n, mean = len(values), sum(values) / len(values)
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = sqrt(z2 * (mean * (1 - mean) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(mean, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
 def paired_difference(

@@ -157,7 +157,7 @@ def test_the_stage_runs_as_assets(home: Home) -> None:
 
 
 def test_the_page_is_self_contained_and_escapes(home: Home) -> None:
-    from llm_pipeline.evaluation.report import render
+    from llm_pipeline.evaluation.report_models import render
 
     artifact = home.artifacts.named("eval_report") if home.artifacts.has("eval_report") else build_report(home, PROMPT)
     page = artifact.file("report.html").read_text("utf-8")
