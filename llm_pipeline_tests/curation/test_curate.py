@@ -78,6 +78,22 @@ def test_a_dirty_folder(dirty: Path, tmp_path: Path) -> None:
     assert "near_duplicate" in (tmp_path / "out" / "data_card.md").read_text()
 
 
+def test_ten_thousand_tiny_files(tmp_path: Path) -> None:
+    """Notes, some empty, a link out of the folder and one to nowhere: all of the good ones arrive, under their own names."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for i in range(10_000):
+        (folder / f"note{i}.txt").write_text(f"Branch {i} in the street {i * 7 % 9973} opens at nine." if i % 100 else "")
+    (tmp_path / "outside.txt").write_text("Not part of the folder.")
+    (folder / "out.txt").symlink_to(tmp_path / "outside.txt")
+    (folder / "nowhere.txt").symlink_to(tmp_path / "missing.txt")
+    summary = curate(folder, tmp_path / "out")
+    kept = pq.read_table(tmp_path / "out" / "documents.parquet", columns=["external_id"])["external_id"].to_pylist()
+    assert sorted(kept) == sorted(f"note{i}" for i in range(10_000) if i % 100)
+    assert summary["received"] == summary["kept"] + summary["removed"] + summary["quarantined"]
+    assert summary["rules"]["documents/empty_file"] == 100
+
+
 def test_the_same_input_gives_the_same_corpus(dirty: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         curate(dirty, tmp_path / name)
