@@ -43,6 +43,10 @@ class Watch(TrainerCallback):
         if args.process_index == 0 and logs and "loss" in logs:
             self.report(self._progress(state, logs))
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
+        if args.process_index == 0 and metrics and "eval_loss" in metrics:
+            self.report({"event": "validation", "step": state.global_step, "validation_loss": float(metrics["eval_loss"])})
+
     def _progress(self, state: Any, logs: dict[str, Any]) -> dict[str, Any]:
         seconds = time.monotonic() - self.started
         done = state.global_step - self.first
