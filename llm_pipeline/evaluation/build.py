@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_pipeline.evaluation.gate import Decision, Policy, decide, default_policy
+from llm_pipeline.evaluation.gate import Decision
+from llm_pipeline.evaluation.promotion import Policy, decide, default_policy
 from llm_pipeline.evaluation.report import summarise_rows
 from llm_pipeline.evaluation.report_models import render
 from llm_pipeline.evaluation.run import PASSAGES, refusal_quality, run_suites, summarise

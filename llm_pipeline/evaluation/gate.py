@@ -1,114 +1,101 @@
-"""May the challenger replace the champion? Superiority where it counts, no loss elsewhere, both by paired intervals.
+"""May the challenger replace the champion? Better on the primary metric, no worse on any guard, each by a paired test.
 
-"Higher mean wins" promotes equal models half of the time; a lower 90% bound above zero does so about once in twenty.
+Which error is held to what:
+
+- A wrong promotion needs every test to fail together: the primary metric must be shown better AND each guard no worse than its margin.
+  That is an intersection-union test, whose level is `alpha` without any correction, however many guards there are (Berger 1982).
+- A wrong rejection needs one test to fail of many: "this metric got worse" is asked of each, so those p-values are corrected by Holm
+  (1979), and the chance of one false claim among all metrics is at most `alpha_reject`.
+- Without a named primary metric a gain on any metric counts, so the best one's p-value is multiplied by their number (Bonferroni).
+
+What is neither shown good nor shown bad is "insufficient", with the number of pairs that would have been enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
-from llm_pipeline.errors import ConfigError
-from llm_pipeline.evaluation.compare import LEVEL, Interval, mean_interval, paired_difference
+from llm_pipeline.evaluation.gate_policy import GatePolicy
+from llm_pipeline.evaluation.paired import detectable, holm
+from llm_pipeline.evaluation.pairing import Pairing, pair_metrics
+from llm_pipeline.evaluation.scores import Scores
 
-Row = Mapping[str, Any]
-METRICS = ("em", "rouge_l", "refused", "grounded", "finished")
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A metric that must not fall by more than `margin`; its interval's lower bound must stay above `-margin`."""
-
-    suite: str
-    mode: str
-    metric: str = "em"
-    margin: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS or not 0 <= self.margin <= 1:
-            raise ConfigError(f"guard {self}: expected a metric of {', '.join(METRICS)} and a margin from 0 to 1")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Where a challenger must win, what it must not lose, and how good the first model must be."""
-
-    primary: str = "facts"
-    mode: str = "closed"
-    guards: tuple[Guard, ...] = ()
-    minimum_em: float = 0.5
-    """Asked of every challenger on the primary suite; without a champion it is all that is asked."""
-    minimum_rows: int = 50
-    level: float = LEVEL
+Verdict = Literal["promote", "reject", "insufficient"]
+POWERS = (0.8, 0.9)
 
 
 @dataclass(frozen=True)
 class Decision:
-    verdict: Literal["promote", "reject", "insufficient"]
+    """The verdict, why, and every figure behind it; `notes` say what was left out."""
+
+    verdict: Verdict
     reasons: tuple[str, ...]
     metrics: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
-        return {"verdict": self.verdict, "reasons": list(self.reasons), "metrics": self.metrics}
+        return {"verdict": self.verdict, "reasons": list(self.reasons), "metrics": self.metrics, "notes": list(self.notes)}
 
 
-def default_policy(primary: str, suites: Mapping[str, str], **options: Any) -> Policy:
-    """Guards for the usual suites, judged as customers are answered, over passages: reading and refusing must not get worse.
+def judge(champion: Scores, challenger: Scores, policy: GatePolicy | None = None) -> Decision:
+    """The verdict on `{metric: {id: score}}` of both; the same scores always give the same one.
 
-    `suites` maps a suite to its kind. With 140 paired answers, of which one in five changed, the interval is about 0.06 wide on each side.
+    Raises InputError when the sides cannot be compared: no metric in common, one that the challenger lacks, or too few common ids.
     """
-    guards = [Guard(name, "retrieval", "refused", 0.1) for name, kind in suites.items() if kind == "refusal"]
-    return Policy(primary, guards=(Guard(primary, "retrieval", "em", 0.1), *guards), **options)
+    policy = policy or GatePolicy()
+    measures, notes = pair_metrics(champion, challenger, policy)
+    voting = [m for m in measures if m.role != "report"]
+    adjusted = dict(zip((m.name for m in voting), holm([m.test.below(0) for m in voting]), strict=True))
+    outcomes = {m.name: _outcome(m, adjusted[m.name] <= policy.alpha_reject) for m in voting}
+    results = {outcome for outcome, _ in outcomes.values()}
+    verdict: Verdict = "reject" if "fail" in results else "insufficient" if "insufficient" in results else "promote"
+    leading = {"promote": "pass", "reject": "fail", "insufficient": "insufficient"}[verdict]
+    reasons = tuple(reason for outcome, reason in outcomes.values() if outcome == leading)
+    figures = {m.name: _figures(m, adjusted.get(m.name)) | {"verdict": outcomes.get(m.name, ("report", ""))[0]} for m in measures}
+    return Decision(verdict, reasons, figures, tuple(notes))
 
 
-def decide(champion_rows: Sequence[Row], challenger_rows: Sequence[Row], policy: Policy) -> Decision:
-    """The verdict on rows {suite, mode, id, em, refused, ...}; an empty `champion_rows` means that nothing is deployed yet."""
-    mine = _values(challenger_rows, policy.primary, policy.mode, "em")
-    if len(mine) < policy.minimum_rows:
-        return Decision("insufficient", (f"{policy.primary} ({policy.mode}): {len(mine)} answers, at least {policy.minimum_rows} needed",))
-    own = mean_interval(list(mine.values()), level=policy.level)
-    metrics: dict[str, Any] = {"primary": {"suite": policy.primary, "mode": policy.mode, "challenger": asdict(own)}}
-    if own.mean < policy.minimum_em:
-        return Decision("reject", (f"{policy.primary} ({policy.mode}): exact match {own}, at least {policy.minimum_em} needed",), metrics)
-    if not champion_rows:
-        return Decision("promote", (f"no champion, and exact match {own} reaches {policy.minimum_em}",), metrics)
-    theirs = _values(champion_rows, policy.primary, policy.mode, "em")
-    gain = _paired(theirs, mine, policy)
-    if gain.n < policy.minimum_rows:
-        return Decision("insufficient", (f"{policy.primary}: {gain.n} questions answered by both, {policy.minimum_rows} needed",), metrics)
-    metrics["primary"] |= {"champion": asdict(mean_interval(list(theirs.values()), level=policy.level)), "gain": asdict(gain)}
-    return _judge(gain, champion_rows, challenger_rows, policy, metrics)
+def _outcome(m: Pairing, worse: bool) -> tuple[str, str]:
+    """`pass`, `fail` or `insufficient` for one metric, and the sentence that says why."""
+    low, high = m.interval
+    what = (
+        f"{m.name} ({m.role}): {m.champion:.4g} -> {m.challenger:.4g}, change {m.change:+.4g} [{low:+.4g}, {high:+.4g}] on {m.test.n} pairs"
+    )
+    allowed = f"its margin {m.margin:.4g}" if m.margin is not None else ""
+    if not m.enough:
+        return "insufficient", f"{what}: at least {m.minimum} pairs needed"
+    if m.holds:
+        return "pass", f"{what}: surely better" if m.role == "primary" else f"{what}: surely loses less than {allowed}"
+    if worse:
+        return "fail", f"{what}: surely worse" + (f", and not surely by less than {allowed}" if m.role == "guard" else "")
+    if m.idle:
+        return "fail", f"{what}: equal to within {allowed}, nothing gained"
+    more = f"; about {m.needed:,} pairs needed" if m.needed is not None else ""
+    least = f"{detectable(m.test, m.alpha, POWERS[0]):.4g}"
+    if m.role == "primary":
+        return "insufficient", f"{what}: neither better nor worse for sure; a gain of {least} would be found four times of five{more}"
+    return "insufficient", f"{what}: a loss beyond {allowed} is not ruled out{more} to clear an equal model four times of five"
 
 
-def _judge(gain: Interval, champion: Sequence[Row], challenger: Sequence[Row], policy: Policy, metrics: dict[str, Any]) -> Decision:
-    passed: list[str] = []
-    failed: list[str] = []
-    short: list[str] = []
-    wins = f"{policy.primary} ({policy.mode}): gain {gain}"
-    (passed if gain.low > 0 else failed).append(wins + (" is above 0" if gain.low > 0 else " is not surely above 0"))
-    metrics["guards"] = []
-    for guard in policy.guards:
-        before = _values(champion, guard.suite, guard.mode, guard.metric)
-        after = _values(challenger, guard.suite, guard.mode, guard.metric)
-        change = _paired(before, after, policy)
-        what = f"{guard.suite} ({guard.mode}) {guard.metric}: change {change}, margin {guard.margin}"
-        metrics["guards"].append(asdict(guard) | {"change": asdict(change)})
-        if not before and not after:
-            short.append(what + ": no rows on either side, not judged")
-        elif change.n < min(policy.minimum_rows, len(before)) or change.n == 0:
-            failed.append(what + ": not answered by both")
-        else:
-            (passed if change.low >= -guard.margin else failed).append(what)
-    verdict: Literal["promote", "reject"] = "reject" if failed else "promote"
-    return Decision(verdict, tuple(failed or passed) + tuple(short), metrics)
-
-
-def _values(rows: Sequence[Row], suite: str, mode: str, metric: str) -> dict[str, float]:
-    chosen = [row for row in rows if row["suite"] == suite and row["mode"] == mode and row.get(metric) is not None]
-    return dict(sorted((str(row["id"]), float(row[metric])) for row in chosen))
-
-
-def _paired(before: Mapping[str, float], after: Mapping[str, float], policy: Policy) -> Interval:
-    both = sorted(before.keys() & after.keys())
-    return paired_difference([before[i] for i in both], [after[i] for i in both], level=policy.level)
+def _figures(m: Pairing, adjusted: float | None) -> dict[str, Any]:
+    better, worse = m.test.above(0), m.test.below(0)
+    return {
+        "role": m.role,
+        "n": m.test.n,
+        "better": "lower" if m.lower else "higher",
+        "champion": m.champion,
+        "challenger": m.challenger,
+        "difference": m.change,
+        "interval": [bound if isfinite(bound) else None for bound in m.interval],
+        "level": 1 - 2 * m.alpha,
+        "test": m.test.name,
+        "p_value": min(1.0, 2 * min(better, worse)),
+        "p_promote": m.p_promote,
+        "p_worse": worse,
+        "adjusted_p": adjusted,
+        "margin": m.margin,
+        "minimum_detectable_effect": {f"{power}": detectable(m.test, m.alpha, power) for power in POWERS},
+        "pairs_needed": m.needed,
+    }

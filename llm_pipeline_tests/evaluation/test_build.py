@@ -87,10 +87,14 @@ def test_answers_do_not_depend_on_their_batch(generator: Generator) -> None:
         ask("Who?"),
         ask("Limit?"),
     ]
-    together = generator.answer(questions, max_new_tokens=8)
-    assert together == [generator.answer([question], max_new_tokens=8)[0] for question in questions]
-    assert together == generator.answer(questions, max_new_tokens=8)
-    assert all(answer.tokens <= 8 for answer in together)
+
+    def said(asked: list[Any]) -> list[tuple[str, bool, int]]:
+        return [(answer.text, answer.finished, answer.tokens) for answer in generator.answer(asked, max_new_tokens=8)]
+
+    together = said(questions)
+    assert together == [said([question])[0] for question in questions]
+    assert together == said(questions)
+    assert all(tokens <= 8 for _, _, tokens in together)
 
 
 def test_a_completion_ends_at_the_end_token(generator: Generator) -> None:
@@ -177,7 +181,7 @@ def test_a_champion_is_compared_and_its_answers_are_not_made_again(home: Home) -
         assert second.id != first.id
         assert len(list((home.root / "artifacts" / "model_answers").glob("*/manifest.json"))) == before
         artifact, decision = build_decision(home, minimum_em=0.0)
-        assert decision.verdict == "reject", "the same model is never better than itself"
+        assert decision.verdict == "insufficient", "the same model is never better than itself"
         assert artifact.json("decision.json")["champion"] == home.artifacts.named("candidate_model").id
     finally:
         (home.root / "artifacts" / "candidate_model" / "champion.ref").unlink()

@@ -1,4 +1,4 @@
-"""The gate promotes what is surely better, and nothing else."""
+"""The pipeline's own policy on the rows of its evaluation report: a bar for the first model, then the gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm_pipeline.errors import ConfigError
-from llm_pipeline.evaluation.gate import Guard, Policy, decide, default_policy
+from llm_pipeline.evaluation.promotion import Guard, Policy, decide, default_policy
 
 POLICY = default_policy("facts", {"facts": "fact", "unanswerable": "refusal"})
 
@@ -31,8 +31,8 @@ def test_the_first_model_needs_only_the_bar() -> None:
 def test_identical_models_are_not_promoted() -> None:
     same = rows(200, 0.9)
     decision = decide(same, same, POLICY)
-    assert decision.verdict == "reject"
-    assert "not surely above 0" in decision.reasons[0]
+    assert decision.verdict == "insufficient"
+    assert "neither better nor worse" in decision.reasons[0]
 
 
 def test_equal_models_are_promoted_about_once_in_twenty() -> None:
@@ -44,7 +44,11 @@ def test_equal_models_are_promoted_about_once_in_twenty() -> None:
 def test_a_better_model_is_promoted() -> None:
     decision = decide(rows(200, 0.4, seed=1), rows(200, 0.9, seed=1), POLICY)
     assert decision.verdict == "promote"
-    assert decision.metrics["primary"]["gain"]["low"] > 0
+    assert set(decision.metrics) == {"facts/closed/em", "facts/retrieval/em", "unanswerable/retrieval/refused"}
+    primary = decision.metrics["facts/closed/em"]
+    assert primary["role"] == "primary"
+    assert primary["interval"][0] > 0
+    assert len(decision.reasons) == 3
 
 
 @pytest.mark.parametrize("worse", [{"retrieval": 0.6}, {"refused": 0.5}])
@@ -52,7 +56,7 @@ def test_a_planted_regression_is_rejected(worse: dict[str, Any]) -> None:
     decision = decide(rows(200, 0.4, seed=1), rows(200, 0.9, seed=1, **worse), POLICY)
     assert decision.verdict == "reject"
     assert len(decision.reasons) == 1
-    assert "margin 0." in decision.reasons[0]
+    assert "margin 0.1" in decision.reasons[0]
 
 
 def test_below_the_bar_is_rejected_although_better() -> None:
@@ -67,14 +71,16 @@ def test_too_few_answers_are_insufficient() -> None:
 
 def test_a_guard_that_the_challenger_did_not_answer_is_a_failure() -> None:
     after = [row for row in rows(200, 0.9, seed=1) if row["mode"] == "closed"]
-    assert decide(rows(200, 0.4, seed=1), after, POLICY).verdict == "reject"
+    decision = decide(rows(200, 0.4, seed=1), after, POLICY)
+    assert decision.verdict == "reject"
+    assert "not answered by both" in decision.reasons[0]
 
 
 def test_a_guard_that_nobody_answered_is_named() -> None:
     before, after = ([row for row in rows(200, em, seed=1) if row["suite"] == "facts"] for em in (0.4, 0.9))
     decision = decide(before, after, POLICY)
     assert decision.verdict == "promote"
-    assert "not judged" in decision.reasons[-1]
+    assert decision.notes == ("unanswerable/retrieval/refused: no rows on either side, not judged",)
 
 
 def test_the_same_rows_in_another_order_give_the_same_verdict() -> None:

@@ -1,0 +1,48 @@
+"""What the gate asks of a challenger, as typed settings that a YAML file may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+
+from llm_pipeline.errors import ConfigError, near
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What a challenger must show; metrics go by their full name (suite/mode/metric) or by its end, such as `em`."""
+
+    primary: str = ""
+    """The metric that must get better; empty: any of them may."""
+    margins: Mapping[str, float] = field(default_factory=dict)
+    """How much a guard may lose, in its own units. On the primary: a gain that is surely smaller is no reason to promote."""
+    margin: float = 0.02
+    """The same for guards not named in `margins`: absolute for scores from 0 to 1, else a share of the champion's mean."""
+    lower_is_better: tuple[str, ...] = ()
+    report_only: tuple[str, ...] = ()
+    """Metrics that are shown and have no say."""
+    alpha: float = 0.025
+    """Chance of promoting a challenger that is not better; intervals are two-sided at 1 - 2 alpha."""
+    alpha_reject: float = 0.05
+    """Chance of rejecting, for a loss, a challenger that lost nothing."""
+    minimum_pairs: int = 30
+
+    def __post_init__(self) -> None:
+        for name, value in (*self.margins.items(), ("margin", self.margin)):
+            if not (value >= 0 and isfinite(value)):
+                raise ConfigError(f"margin of {name!r}: expected 0 or more, received {value}")
+        for name, value in (("alpha", self.alpha), ("alpha_reject", self.alpha_reject)):
+            if not 0 < value < 0.5:
+                raise ConfigError(f"{name}: expected a chance between 0 and 0.5, received {value}")
+        if self.minimum_pairs < 6:
+            raise ConfigError(f"minimum_pairs: expected 6 or more (fewer show nothing at any level), received {self.minimum_pairs}")
+
+
+def matching(name: str, metrics: Iterable[str]) -> list[str]:
+    """The metrics that `name` means: the one of that full name, else all that end in it; an unknown name is an error."""
+    known = list(metrics)
+    found = [metric for metric in known if metric == name] or [metric for metric in known if metric.endswith(f"/{name}")]
+    if not found:
+        raise ConfigError(f"no scores of the metric {name!r}{near(name, known)}")
+    return found
