@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm_pipeline.errors import InputError
 
 Messages = Sequence[Mapping[str, str]]
+Asked = Messages | str
+"""A conversation that ends with the question, or the beginning of a plain text (no chat template) to be continued."""
 Progress = Callable[[int, int], None]
+_CHOICES = 256
+"""Choices that are read in one batch."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,9 @@ class Completion:
     text: str
     finished: bool
     tokens: int
+    prompt_tokens: int = 0
+    seconds: float | None = None
+    """From the request to the whole answer; answers of one batch waited for one another."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +66,76 @@ class Generator:
         self.model: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, trust_remote_code=False).to(device).eval()
         self.window = int(getattr(self.model.config, "max_position_embeddings", 2048))
 
-    def answer(self, conversations: Sequence[Messages], *, max_new_tokens: int = 40, progress: Progress | None = None) -> list[Completion]:
+    def cannot(self, need: str) -> str | None:
+        """Why an output is not to be had, see `responder.Responder`; a local model can give all of them."""
+        return None
+
+    def answer(
+        self, conversations: Sequence[Asked], *, max_new_tokens: int = 40, progress: Progress | None = None, batch_size: int | None = None
+    ) -> list[Completion]:
         """One greedy completion per conversation, in their order; a prompt beyond the model's window loses its beginning."""
         prompts = [self._prompt(messages) for messages in conversations]
         answers: dict[int, Completion] = {}
-        for batch in _by_length(prompts, self.batch_size):
+        for batch in _by_length(prompts, batch_size or self.batch_size):
             texts = [prompts[i] for i in batch]
-            answers.update(zip(batch, self._complete(texts, max_new_tokens), strict=True))
+            started = time.perf_counter()
+            completions = self._complete(texts, max_new_tokens)
+            seconds = round(time.perf_counter() - started, 6)
+            answers.update((i, replace(completion, seconds=seconds)) for i, completion in zip(batch, completions, strict=True))
             if progress:
                 progress(len(answers), len(prompts))
         return [answers[i] for i in range(len(prompts))]
 
-    def likelihoods(self, conversations: Sequence[Messages], references: Sequence[str]) -> list[Likelihood]:
-        """How likely the model finds each reference as the next turn, its end token included."""
-        pairs = [
-            (self._prompt(m), self._prompt([*m, {"role": "assistant", "content": r}]))
-            for m, r in zip(conversations, references, strict=True)
-        ]
+    def likelihoods(self, conversations: Sequence[Asked], references: Sequence[str]) -> list[Likelihood]:
+        """How likely the model finds each reference as the next turn, its end token included, or as what follows a plain text."""
+        pairs = [(self._prompt(asked), self._answered(asked, r)) for asked, r in zip(conversations, references, strict=True)]
         found: dict[int, Likelihood] = {}
         for batch in _by_length([full for _, full in pairs], self.batch_size):
             found.update(zip(batch, self._score([pairs[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(pairs))]
 
-    def _prompt(self, messages: Messages) -> str:
+    def choices(self, conversations: Sequence[Asked], choices: Sequence[Sequence[str]]) -> list[tuple[Likelihood, ...]]:
+        """How likely each choice is after its question; what the choices share is read once, however many they are."""
+        return [self._choices(asked, listed) for asked, listed in zip(conversations, choices, strict=True)]
+
+    def _choices(self, asked: Asked, choices: Sequence[str]) -> tuple[Likelihood, ...]:
+        import torch
+
+        full = [self.tokenizer(self._answered(asked, choice), add_special_tokens=False)["input_ids"] for choice in choices]
+        before = len(self.tokenizer(self._prompt(asked), add_special_tokens=False)["input_ids"])
+        cut = max(0, max(map(len, full)) - self.window)
+        full, before = [ids[cut:] for ids in full], before - cut
+        shared = min(before, _shared(full)) - 1
+        if shared < 1:
+            return tuple(self.likelihoods([asked] * len(choices), choices))
+        found: list[Likelihood] = []
+        with torch.inference_mode():
+            start = self.model(input_ids=torch.tensor([full[0][:shared]], device=self.model.device), use_cache=True).past_key_values
+            for first in range(0, len(full), _CHOICES):
+                found += self._rest(start, [ids[shared:] for ids in full[first : first + _CHOICES]], shared, before - shared)
+        return tuple(found)
+
+    def _rest(self, start: Any, rest: Sequence[Sequence[int]], shared: int, first: int) -> list[Likelihood]:
+        """Likelihoods of the tokens from number `first` on of each `rest`, all of which follow the `shared` tokens of the cache."""
+        import copy
+
+        import torch
+
+        cache = copy.deepcopy(start)
+        cache.batch_repeat_interleave(len(rest))
+        width, device = max(map(len, rest)), self.model.device
+        ids = torch.tensor([[*row, *[self.tokenizer.pad_token_id] * (width - len(row))] for row in rest], device=device)
+        mask = torch.tensor([[1] * (shared + len(row)) + [0] * (width - len(row)) for row in rest], device=device)
+        logits = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").tolist()
+        return [Likelihood(round(sum(line[first - 1 : len(row) - 1]), 5), len(row) - first) for line, row in zip(losses, rest, strict=True)]
+
+    def _answered(self, asked: Asked, answer: str) -> str:
+        return asked + answer if isinstance(asked, str) else self._prompt([*asked, {"role": "assistant", "content": answer}])
+
+    def _prompt(self, messages: Asked) -> str:
+        if isinstance(messages, str):
+            return messages
         ask = messages[-1]["role"] != "assistant"
         return self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=ask)
 
@@ -98,7 +153,8 @@ class Generator:
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=pad, use_cache=True
             )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [self._completion(tokens, end) for tokens in new]
+        read = inputs["attention_mask"].sum(1).tolist()
+        return [replace(self._completion(tokens, end), prompt_tokens=n) for tokens, n in zip(new, read, strict=True)]
 
     def _completion(self, tokens: list[int], end: int) -> Completion:
         finished = end in tokens
@@ -127,6 +183,11 @@ class Generator:
         wanted = wanted[:, -logits.shape[1] :]
         sums, counts = (losses * wanted).sum(1).tolist(), wanted.sum(1).tolist()
         return [Likelihood(round(nll, 5), int(tokens)) for nll, tokens in zip(sums, counts, strict=True)]
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with."""
+    return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
 
 
 def _by_length(texts: Sequence[str], size: int) -> Iterator[list[int]]:
