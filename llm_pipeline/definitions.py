@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import dagster as dg
 
-from llm_pipeline.defs import curation, evaluation, governance, jobs, monitoring, retrieval, schedules, sensors, serving, training
+from llm_pipeline.defs import (
+    curation,
+    evaluation,
+    evaluation_prompts,
+    governance,
+    jobs,
+    monitoring,
+    retrieval,
+    schedules,
+    sensors,
+    serving,
+    training,
+    training_search,
+)
 from llm_pipeline.defs.resources import HomeResource
 
 defs = dg.Definitions.merge(
     curation.defs,
     training.defs,
+    training_search.defs,
     evaluation.defs,
+    evaluation_prompts.defs,
     retrieval.defs,
     serving.defs,
     monitoring.defs,

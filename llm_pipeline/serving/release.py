@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llm_pipeline.config import build
 from llm_pipeline.errors import ContractError
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, load_prompt
@@ -64,7 +65,7 @@ def resolve(home: Home, artifact: Artifact) -> tuple[Release, Spec]:
     content = artifact.json("release.json")
     release = Release(**{name: content[name] for name in ("model", "prompt", "index", "policy", "engine")})
     index = Artifacts(home.indexes).get("vector_index", release.index).path if release.index else None
-    prompt, policy = Prompt(**content["prompt_content"]), build_policy(content["policy_content"])
+    prompt, policy = build(Prompt, content["prompt_content"], f"release {artifact.id}"), build_policy(content["policy_content"])
     model = home.artifacts.get("candidate_model", release.model).file("model")
     return release, spec_of(model, prompt, policy, index, retrieval=release.engine["retrieval"], passages=release.engine["passages"])
 
