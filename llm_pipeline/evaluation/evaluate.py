@@ -108,8 +108,10 @@ def _without_personal_data(rows: Rows) -> Rows:
     from llm_pipeline.curation.pii.policy import load_policy
     from llm_pipeline.curation.pii.scrub import scrub_texts
 
-    answers, _ = scrub_texts([row["answer"] for row in rows], load_policy())
-    return [row | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
+    for column in ("answer", "reference"):
+        texts, _ = scrub_texts([row[column] for row in rows], load_policy())
+        rows = [row | {column: text} for row, text in zip(rows, texts, strict=True)]
+    return rows
 
 
 def _counts(value: float | None) -> bool:
