@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from llm_pipeline.curation.quality_lexicon import Lexicon, lexicon
 from llm_pipeline.curation.quality_policy import ToxicityPolicy
 from llm_pipeline.curation.quality_view import Bools, Floats, View
+from llm_pipeline.curation.toxicity_model import load_model
 
 _LONG_LINE = 200
 """Characters from which on a line is judged sentence by sentence: in a long one the model loses the abuse among the rest."""
@@ -34,9 +33,9 @@ def toxicity(view: View, judged: Sequence[bool] | Bools, policy: ToxicityPolicy)
     if not pieces:
         return worst
     pattern = _pattern(policy.words)
-    for (at, piece), probability in zip(pieces, _model().predict_prob([piece for _, piece in pieces]), strict=True):
+    for (at, piece), probability in zip(pieces, load_model().probabilities(piece for _, piece in pieces), strict=True):
         if probability >= policy.certain or (probability >= policy.likely and pattern.search(piece)):
-            worst[lines.doc[at]] = max(worst[lines.doc[at]], float(probability))
+            worst[lines.doc[at]] = max(worst[lines.doc[at]], probability)
     return worst
 
 
@@ -45,17 +44,9 @@ def _pieces(line: str) -> list[str]:
 
 
 @cache
-def _model() -> Any:
-    return importlib.import_module("profanity_check.profanity_check")
-
-
-@cache
 def _telling_words(likely: float) -> Lexicon:
     """The words of the model's vocabulary that it calls abusive by themselves."""
-    vocabulary = _model().vectorizer.get_feature_names_out().tolist()
-    return Lexicon(
-        tuple(word for word, probability in zip(vocabulary, _model().predict_prob(vocabulary), strict=True) if probability >= likely)
-    )
+    return Lexicon(tuple(word for word, probability in load_model().of_single_words().items() if probability >= likely))
 
 
 @cache

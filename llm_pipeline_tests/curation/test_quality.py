@@ -86,7 +86,6 @@ def test_languages(policy: QualityPolicy) -> None:
     assert language_allowed("fr", 0.2, ["en"], policy.language)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_toxic_turns_are_found_and_innocent_senses_are_not(policy: QualityPolicy) -> None:
     texts = [
         "Customer: What is the fee?\nAgent: $4\nCustomer: You are a fucking idiot.",
