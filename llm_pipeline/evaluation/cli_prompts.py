@@ -118,6 +118,8 @@ def select_prompt(
     if min(settings.shots) < 1:
         raise InputError(f"--shots: received {min(settings.shots)}, expected 1 or more")
     files = {file.name: file.prompt for file in map(find_file, names)}
+    if len(files) < len(names):
+        raise InputError(f"received the prompts {', '.join(names)}, expected different names")
     say = lambda line: typer.echo(line, err=True)  # noqa: E731
     best, report = select(Generator(model), files, read_cases(suite), Embedder().embed, settings, say)
     report |= {"model": str(model)}
@@ -134,13 +136,20 @@ def register_prompts(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put prompts into MLflow's registry, one version per hash. Example: llm-pipeline prompts register answer"""
+    """Put prompts into MLflow's registry, one version per hash; the one that answers customers gets the alias `production`.
+
+    Example: llm-pipeline prompts register answer
+    """
     from llm_pipeline.evaluation.prompt_registry import register as put
+    from llm_pipeline.evaluation.prompt_report import setting
     from llm_pipeline.prompts import FOLDER, find_file, load_file
 
     files = [find_file(name) for name in names] if names else [load_file(path) for path in sorted(FOLDER.glob("*.yaml"))]
-    uri = open_home(home).mlflow_uri
-    show({file.name: {"id": file.prompt.id, "version": put(uri, file.name, file.prompt)} for file in files}, as_json)
+    place = open_home(home)
+    now = setting(place)
+    live = now.before.id if now.before and now.live else None
+    versions = {file.name: put(place.mlflow_uri, file.name, file.prompt, production=file.prompt.id == live) for file in files}
+    show({file.name: {"id": file.prompt.id, "version": versions[file.name]} for file in files}, as_json)
 
 
 def _lines(metrics: dict[str, Any]) -> dict[str, str]:

@@ -204,6 +204,9 @@ def test_the_asset_shows_what_a_prompt_change_does_before_it_ships(released: Hom
     assert run(file)["reused"] is True
     assert versions(released.mlflow_uri, "answer") == {ANSWER.id: 1, load_prompt(file).id: 2}
     assert in_production(released.mlflow_uri, "answer") == ANSWER.id, "what is only in the project does not answer customers"
+    found = CliRunner().invoke(app, ["prompts", "register", "answer", "answer_json", "--home", str(released.root), "--json"])
+    assert json.loads(found.stdout)["answer"] == {"id": ANSWER.id, "version": 1}
+    assert in_production(released.mlflow_uri, "answer_json") is None
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, from its tables

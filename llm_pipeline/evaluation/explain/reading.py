@@ -86,7 +86,12 @@ class Reader:
         text = self._render(messages)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         prompt, spans = encoded["input_ids"], [tuple(span) for span in encoded["offset_mapping"]]
-        said = self._ids(self._render([*messages, {"role": "assistant", "content": answer}]))[len(prompt) :]
+        whole = self._ids(self._render([*messages, {"role": "assistant", "content": answer}]))
+        if whole[: len(prompt)] != prompt:
+            raise InputError(
+                "the chat template writes the prompt otherwise once it is answered, so its tokens cannot be told from the answer's"
+            )
+        said = whole[len(prompt) :]
         end = self.tokenizer.eos_token_id
         said = said[: said.index(end) + 1] if end in said else said
         if not said:
