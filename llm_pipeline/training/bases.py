@@ -27,19 +27,44 @@ TOKENIZER_FILES = (
 
 def base_folder(recipe: Recipe) -> Path | None:
     """The local folder that the recipe names; None for `scratch` and hub ids."""
-    if recipe.base == "scratch" or _is_hub_id(recipe.base):
+    if recipe.base == "scratch" or is_hub_id(recipe.base):
         return None
-    folder = SHIPPED if recipe.base == "shipped" else Path(recipe.base)
+    return model_folder(recipe.base, "base")
+
+
+def model_folder(name: str, what: str) -> Path:
+    """The folder of a model named `shipped` or by path; `what` names the setting in errors."""
+    folder = SHIPPED if name == "shipped" else Path(name)
     if not (folder / "config.json").exists():
         raise MissingError(
-            f"base {recipe.base!r}: no config.json in {folder}; expected shipped, scratch, a model folder or a hub id (owner/name)"
+            f"{what} {name!r}: no config.json in {folder}; expected shipped, scratch, a model folder or a hub id (owner/name)"
         )
     if not list(folder.glob("*.safetensors")):
-        raise ConfigError(f"base {recipe.base!r}: {folder} has no .safetensors weights; pickled weights are never loaded")
+        raise ConfigError(f"{what} {name!r}: {folder} has no .safetensors weights; pickled weights are never loaded")
     return folder
 
 
-def _is_hub_id(base: str) -> bool:
+def starting_model(recipe: Recipe, base: Path, data: Path, work: Path) -> Path:
+    """The folder that training starts from: `base`, or made from it in `work` when the recipe wants another architecture."""
+    folder = work / "start"
+    if recipe.architecture is None and not (recipe.method == "distill" and recipe.distillation.layers):
+        return base
+    if not folder.exists():
+        staging = work / ".start"
+        shutil.rmtree(staging, ignore_errors=True)
+        if recipe.architecture is not None:
+            from llm_pipeline.training.fresh import make_model
+
+            make_model(recipe, recipe.architecture, base, data, staging)
+        else:
+            from llm_pipeline.training.distillation import cut_layers
+
+            cut_layers(base, recipe.distillation.layers, staging)
+        staging.rename(folder)
+    return folder
+
+
+def is_hub_id(base: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
 
 
@@ -78,7 +103,7 @@ def make_base(home: Home, recipe: Recipe, pretraining: Path = RECIPES / "tiny_ba
     folder = base_folder(recipe)
     if folder is None:
         return home.artifacts.build(
-            "base_model", {"hub": recipe.base, "revision": recipe.base_revision}, lambda out: _from_hub(recipe, out / "model")
+            "base_model", {"hub": recipe.base, "revision": recipe.base_revision}, lambda out: from_hub(recipe, out / "model")
         )
 
     def copy(out: Path) -> dict[str, Any]:
@@ -88,7 +113,8 @@ def make_base(home: Home, recipe: Recipe, pretraining: Path = RECIPES / "tiny_ba
     return home.artifacts.build("base_model", {"base": recipe.base, "content": file_hash(folder)}, copy)
 
 
-def _from_hub(recipe: Recipe, out: Path) -> dict[str, Any]:
+def from_hub(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Download the model and its tokenizer, without any code of theirs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"revision": recipe.base_revision, "trust_remote_code": False}

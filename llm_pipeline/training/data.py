@@ -1,4 +1,7 @@
-"""Chat rows into packed training rows: what the loss sees is what the assistant says, its end token included."""
+"""Rows into tokens and labels, packed where the model can keep them apart.
+
+Of a conversation the loss sees what the assistant says, its end token included; of a text everything.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
+TEXT = "<|text|>"
+"""Opens a document in the shipped model's vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,23 @@ def encode_all(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizer
     if not kept:
         raise InputError(f"all {len(rows)} conversations are longer than max_length = {length} tokens")
     return kept, len(examples) - len(kept)
+
+
+def as_document(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text between the marks by which the model tells documents apart."""
+    opening = TEXT if TEXT in tokenizer.get_vocab() else tokenizer.bos_token or ""
+    return f"{opening}{text}{tokenizer.eos_token or ''}"
+
+
+def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Example]:
+    """Every token of every text, marked as a document; a text longer than `length` goes on in further examples."""
+    examples = []
+    for text in texts:
+        tokens = tokenizer.encode(as_document(text, tokenizer), add_special_tokens=False)
+        examples += [Example(part, part) for i in range(0, len(tokens), length) if len(part := tuple(tokens[i : i + length])) > 1]
+    if not examples:
+        raise InputError(f"all {len(texts)} texts are shorter than two tokens")
+    return examples
 
 
 def pack(examples: Sequence[Example], length: int, seed: int) -> list[list[Example]]:
@@ -75,16 +97,25 @@ def columns(row: Sequence[Example]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True)
 class Collator:
-    """Packed rows into tensors of shape [rows, longest row]; no attention mask, since positions delimit the conversations."""
+    """Rows into tensors of shape [rows, longest row].
+
+    Packed rows have no attention mask, since their positions keep the conversations apart; rows of one conversation (`packed`
+    false) have the mask and no positions, as virtual tokens need it.
+    """
 
     pad: int
+    packed: bool = True
 
     def __call__(self, features: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
         import torch
 
         longest = max(len(feature["input_ids"]) for feature in features)
-        fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0}
-        return {
+        fill = {"input_ids": self.pad, "labels": IGNORED} | ({"position_ids": 0} if self.packed else {})
+        batch = {
             key: torch.tensor([[*feature[key], *[value] * (longest - len(feature[key]))] for feature in features])
             for key, value in fill.items()
         }
+        if not self.packed:
+            lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
+            batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        return batch

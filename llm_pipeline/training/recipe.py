@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 from llm_pipeline.config import load
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import RECIPES
+
+Method = Literal["sft", "pretrain", "dpo", "kto", "reward", "distill"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,54 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """How DPO (Rafailov et al. 2023, arXiv:2305.18290) and KTO (Ethayarajh et al. 2024, arXiv:2402.01306) weigh feedback."""
+
+    beta: float = 0.1
+    """How closely the model stays with the one that it starts from."""
+    desirable_weight: float = 1.0
+    """KTO: what a liked answer counts in the loss."""
+    undesirable_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Generalised knowledge distillation (Agarwal et al. 2023, arXiv:2306.13649) from a model with the same tokenizer."""
+
+    teacher: str = "shipped"
+    """`shipped` or a model folder."""
+    layers: int = 0
+    """How many layers of the base, evenly spaced, the student keeps; 0: all."""
+    divergence: float = 0.5
+    """0 is forward KL, 1 reverse KL, between them a Jensen-Shannon divergence."""
+    on_policy: float = 0.0
+    """Share of the steps on answers that the student samples itself, instead of those of the rows."""
+    new_tokens: int = 64
+    """Longest sampled answer."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A Llama whose weights start random."""
+
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 4
+    context: int = 1024
+    vocabulary: int = 0
+    """Entries of a tokenizer trained on the rows; 0: the tokenizer of `base`."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.heads or self.heads % self.key_value_heads:
+            raise ConfigError(
+                f"architecture: expected heads to divide hidden_size {self.hidden_size} and key_value_heads to divide heads, "
+                f"received {self.heads} and {self.key_value_heads}"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run by one method.
 
@@ -32,7 +83,7 @@ class Recipe:
     """
 
     description: str = ""
-    method: Literal["sft", "pretrain", "dpo", "kto", "reward", "distill"] = "sft"
+    method: Method = "sft"
     base: str = "shipped"
     base_revision: str | None = None
     adapter: Literal["none", "lora", "qlora", "prefix", "prompt"] = "lora"
@@ -40,6 +91,10 @@ class Recipe:
     lora: Lora = field(default_factory=Lora)
     virtual_tokens: int = 16
     """Length of a trained prefix or prompt, in tokens."""
+    preference: Preference = field(default_factory=Preference)
+    distillation: Distillation = field(default_factory=Distillation)
+    architecture: Architecture | None = None
+    """Train from random weights of this shape; None: from the weights of `base`."""
     learning_rate: float = 2e-3
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_share: float = 0.05
@@ -89,10 +144,82 @@ class Recipe:
             )
         if self.early_stopping and not self.evaluation_steps:
             raise ConfigError(f"early_stopping {self.early_stopping}: expected evaluation_steps above 0")
+        if self.early_stopping and self.save_steps % self.evaluation_steps:
+            raise ConfigError(
+                f"save_steps {self.save_steps}: expected a multiple of evaluation_steps {self.evaluation_steps}, "
+                "since early_stopping goes back to the best checkpoint"
+            )
+        for does_not_work, reason in _conflicts(self):
+            if does_not_work:
+                raise ConfigError(reason)
+
+    @property
+    def virtual(self) -> bool:
+        """Whether virtual tokens are trained, which rows with positions of their own (packed ones) can't take."""
+        return self.adapter in ("prefix", "prompt")
+
+    @property
+    def rows_per_process(self) -> int:
+        return self.batch_size // (self.processes * self.accumulation)
 
     def inputs(self) -> dict[str, Any]:
-        """What decides the weights: all but where, how often it saves and logs, and how many of its checkpoints it keeps."""
-        return {key: value for key, value in asdict(self).items() if key not in _SILENT}
+        """What decides the weights: all but where, how often it saves and logs, and how many of its checkpoints it keeps.
+
+        The base and the teacher are not named here but by the hash of their content. Blocks that the method does not read are
+        left out.
+        """
+        kept = {key: value for key, value in asdict(self).items() if key not in _SILENT}
+        unread = {
+            "lora": self.adapter not in ("lora", "qlora"),
+            "virtual_tokens": not self.virtual,
+            "preference": self.method not in ("dpo", "kto"),
+            "distillation": self.method != "distill",
+            "architecture": self.architecture is None,
+        }
+        kept = {key: value for key, value in kept.items() if not unread.get(key)}
+        if "distillation" in kept:
+            kept["distillation"] = {key: value for key, value in kept["distillation"].items() if key != "teacher"}
+        return kept
+
+
+def _conflicts(r: Recipe) -> Iterator[tuple[bool, str]]:
+    """(whether, why) for combinations that cannot work."""
+    quantised, prefix = r.adapter == "qlora", r.adapter == "prefix"
+    yield quantised and r.zero_stage == 3, "qlora with zero_stage 3: ZeRO 3 shards floats and cannot shard packed 4-bit weights; use 0 to 2"
+    yield prefix and r.gradient_checkpointing, "prefix with gradient_checkpointing: the recomputed layers would not see the prefix"
+    yield (
+        r.virtual and r.zero_stage == 3,
+        f"{r.adapter} with zero_stage 3: one process alone saves the virtual tokens, and the others would wait for ever; use 0 to 2",
+    )
+    yield (
+        r.virtual and r.method in ("reward", "distill"),
+        f"{r.method} with adapter {r.adapter}: expected none, lora or qlora, since virtual tokens would shift the positions of its loss",
+    )
+    yield (
+        r.architecture is not None and r.adapter != "none",
+        (f"architecture with adapter {r.adapter}: the random weights under an adapter are never trained; expected adapter none"),
+    )
+    yield (
+        r.architecture is not None and r.method not in ("pretrain", "sft", "distill"),
+        (f"architecture with {r.method}: a model with random weights has no preferences to shift; expected pretrain, sft or distill"),
+    )
+    yield r.architecture is not None and r.base == "scratch", "architecture with base scratch: expected one or the other"
+    yield (
+        r.method == "kto" and r.rows_per_process < 2,
+        f"kto with {r.rows_per_process} row per process and step: expected at least 2, since it compares each answer with another's",
+    )
+    yield (
+        r.method == "distill" and bool(r.distillation.layers) and (r.adapter != "none" or r.architecture is not None),
+        (
+            f"distillation.layers with adapter {r.adapter} and architecture {r.architecture}: the shortened model itself is trained and "
+            "kept; expected adapter none and no architecture"
+        ),
+    )
+    yield (
+        r.method == "distill" and not 0 <= r.distillation.divergence <= 1,
+        (f"distillation.divergence: received {r.distillation.divergence}, expected 0 to 1"),
+    )
+    yield not 0 <= r.distillation.on_policy <= 1, f"distillation.on_policy: received {r.distillation.on_policy}, expected 0 to 1"
 
 
 _SILENT = {
@@ -107,6 +234,7 @@ _SILENT = {
     "evaluation_rows",
     "price_per_device_hour",
     "hostfile",
+    "processes",
 }
 
 
@@ -118,6 +246,9 @@ def load_recipe(name: str | Path = "tiny_cpu", overrides: tuple[str, ...] | list
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     """ZeRO (Rajbhandari et al. 2020): optimiser state, gradients and, from stage 3, weights are sharded over the processes."""
+    on_cpu = {"device": "cpu", "pin_memory": recipe.device != "cpu"}
+    offload = {"offload_optimizer": on_cpu} if recipe.offload != "none" else {}
+    offload |= {"offload_param": on_cpu} if recipe.offload == "parameters" else {}
     return {
         "zero_optimization": {
             "stage": recipe.zero_stage,
@@ -126,7 +257,9 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
             "reduce_bucket_size": 20_000_000,
             "allgather_bucket_size": 20_000_000,
             "stage3_gather_16bit_weights_on_model_save": True,
+            **offload,
         },
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": recipe.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "train_micro_batch_size_per_gpu": "auto",
