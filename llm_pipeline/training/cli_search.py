@@ -13,6 +13,7 @@ from llm_pipeline.shell import JsonOption, show
 
 def register(app: typer.Typer) -> None:
     app.command()(search)
+    app.command()(quantize)
 
 
 def search(
@@ -65,3 +66,29 @@ def search(
     if as_json:
         result["leaderboard"] = board
     show(result, as_json)
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A model folder (config.json, safetensors, tokenizer).")],
+    out: Annotated[Path, typer.Option(help="Folder of the quantised model; an earlier one is replaced.")],
+    bits: Annotated[int, typer.Option(help="8 (LLM.int8) or 4 (NormalFloat).")] = 8,
+    data: Annotated[Path | None, typer.Option(help="Questions to compare both models on: rows {question, answer} or {messages}.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model smaller after training, and measure what that costs and saves on this machine: size, speed, quality.
+
+    Example: llm-pipeline quantize .llm_pipeline/artifacts/candidate_model/ID/model --bits 4 --out /tmp/small --data suite.jsonl
+    """
+    from llm_pipeline.training.quantize import replace_folder
+    from llm_pipeline.training.quantize_report import compare_models, read_questions
+
+    if bits not in (4, 8):
+        raise typer.BadParameter(f"--bits: received {bits}, expected 8 or 4")
+    questions = read_questions(data) if data else []
+    replace_folder(model, out, 4 if bits == 4 else 8)
+    before, after = compare_models({"before": model, f"int{bits}": out}, questions, lambda line: typer.echo(line, err=True))
+    if as_json:
+        return show({"model": str(out), "before": before.json(), "after": after.json()}, as_json)
+    old, new = before.row(), after.row()
+    words = {key: f"{old[key]} -> {new[key]}" if old[key] is not None else new[key] for key in new if new[key] is not None}
+    show({"model": str(out), **words}, as_json)
