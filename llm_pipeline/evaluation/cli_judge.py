@@ -1,4 +1,4 @@
-"""`llm-pipeline judge ...` and `llm-pipeline review ...`."""
+"""`llm-pipeline judge ...`: grade, compare, calibrate; and `llm-pipeline review ...`, see cli_review."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from llm_pipeline.errors import ConfigError, InputError
+from llm_pipeline.evaluation.cli_review import review_app
 from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 from llm_pipeline.store import write_atomically, write_jsonl
 
@@ -39,6 +40,7 @@ SAMPLING = '{"temperature": 0, "max_tokens": 1024}'
 
 def register(app: typer.Typer) -> None:
     app.add_typer(judge_app, name="judge")
+    app.add_typer(review_app, name="review")
 
 
 @judge_app.command()

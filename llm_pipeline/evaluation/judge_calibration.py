@@ -112,16 +112,16 @@ def _unnulled(value: Any) -> Any:
 
 def read_labels(path: Path, rubric: Rubric) -> list[Labelled]:
     """Rows {id, question, answer, label} or {id, question, answer_a, answer_b, label}; an id stands once."""
-    found: dict[tuple[str, str], Labelled] = {}
+    found: dict[tuple[str, str, str], Labelled] = {}
     for number, row in enumerate(read_objects(path), 1):
         where = f"{path}:{number}"
         names = ("answer",) if rubric.kind == "pointwise" else ("answer_a", "answer_b")
         question, texts = text_of(row, "question", where), [text_of(row, name, where) for name in names]
         cases = [Case(str(row.get("suite") or ""), id_of(row, where), question, text, row.get("reference"), {}, row) for text in texts]
         label = _label(row.get("label"), rubric, where)
-        if (cases[0].suite, cases[0].id) in found:
+        if cases[0].key in found:
             raise InputError(f"{where}: id {cases[0].id!r} stands twice; `llm-pipeline review import` makes one label of several")
-        found[cases[0].suite, cases[0].id] = Labelled(cases[0], cases[1] if len(cases) > 1 else None, label)
+        found[cases[0].key] = Labelled(cases[0], cases[1] if len(cases) > 1 else None, label)
     if len({isinstance(labelled.label, bool) for labelled in found.values()}) > 1:
         raise InputError(f"{path}: some labels are true or false and others numbers; expected one kind")
     return list(found.values())

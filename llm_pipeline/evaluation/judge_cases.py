@@ -13,7 +13,7 @@ from llm_pipeline.store import read_jsonl
 
 @dataclass(frozen=True)
 class Case:
-    """One answer of one model; `scores` by metric, `row` one of the rows it came from."""
+    """One answer of one model; `scores` by metric, `doubts` what a judge could not say, `row` the first of the rows it came from."""
 
     suite: str
     id: str
@@ -22,6 +22,7 @@ class Case:
     reference: str | None
     scores: dict[str, float] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -47,20 +48,33 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_cases(path: Path) -> list[Case]:
-    """Cases in the order of the file; rows of one suite, mode and id are one case, so their question and answer must be the same."""
+def read_cases(*paths: Path) -> list[Case]:
+    """Cases of one model in the order of the files; rows of one suite, mode and id are one case, so their texts must be the same."""
     cases: dict[tuple[str, str, str], Case] = {}
-    for number, row in enumerate(read_objects(path), 1):
-        where = f"{path}:{number}"
-        question, answer = text_of(row, "question", where), text_of(row, "answer", where)
-        case = Case(str(row.get("suite") or ""), id_of(row, where), question, answer, _reference(row), {}, row)
-        known = cases.setdefault(case.key, case)
-        if (known.question, known.answer) != (question, answer):
-            raise InputError(f"{where}: id {case.id!r} stands twice with different texts; expected one answer per suite, mode and id")
-        score = row.get("score") if row.get("score") is not None else row.get("judged")
-        if row.get("metric") and isinstance(score, int | float):
-            known.scores[str(row["metric"])] = float(score)
+    for path in paths:
+        for number, row in enumerate(read_objects(path), 1):
+            where = f"{path}:{number}"
+            question, answer = text_of(row, "question", where), text_of(row, "answer", where)
+            case = Case(str(row.get("suite") or ""), id_of(row, where), question, answer, _reference(row), {}, row)
+            known = cases.setdefault(case.key, case)
+            if (known.question, known.answer) != (question, answer):
+                raise InputError(f"{where}: id {case.id!r} stands twice with different texts; expected one answer per suite, mode and id")
+            _take_score(known, row)
     return list(cases.values())
+
+
+def _take_score(case: Case, row: Mapping[str, Any]) -> None:
+    if not row.get("metric"):
+        return
+    metric, score = str(row["metric"]), row.get("score") if row.get("score") is not None else row.get("judged")
+    if isinstance(score, int | float):
+        case.scores[metric] = float(score)
+    if row.get("problem"):
+        case.doubts.append(f"{metric} gave no verdict: {row['problem']}")
+    if row.get("consistent") is False and not row.get("problem"):
+        case.doubts.append(f"{metric} changed with the order of the answers")
+    if "talks_to_judge" in (row.get("flags") or ()):
+        case.doubts.append(f"{metric}: the answer speaks to the judge")
 
 
 def id_of(row: Mapping[str, Any], where: str) -> str:
