@@ -30,7 +30,6 @@ class Request:
     model_name: str | None = None
     key: str | None = None
     include_path: Path | None = None
-    tokenizer: str | None = None
     chat: bool = False
 
 
@@ -62,6 +61,4 @@ def run(request: Request, out: Path, say: Say) -> dict[str, Any]:
 
 def _benchmark(request: Request, task: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     model = Endpoint(request.model, request.model_name, request.key) if is_url(request.model) else Path(request.model)
-    return run_task(
-        task, model, include_path=request.include_path, tokenizer=request.tokenizer, limit=request.limit, key=request.key, chat=request.chat
-    )
+    return run_task(task, model, include_path=request.include_path, limit=request.limit, chat=request.chat)

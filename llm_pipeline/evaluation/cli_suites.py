@@ -25,7 +25,6 @@ def evaluate(
     model_name: Annotated[str | None, typer.Option(help="Model to ask a server for; default: the first that it lists.")] = None,
     key_env: Annotated[str, typer.Option(help="Environment variable that holds the server's key.")] = "OPENAI_API_KEY",
     include_path: Annotated[Path | None, typer.Option(help="Folder with lm_eval tasks of your own.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer of a served model, for lm_eval tasks of log-likelihoods.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put lm_eval's questions into the model's chat template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,7 +37,7 @@ def evaluate(
     """
     from llm_pipeline.evaluation.cli_run import Request, run
 
-    request = Request(model, tuple(suite), limit, prompt, model_name, os.environ.get(key_env) or None, include_path, tokenizer, chat)
+    request = Request(model, tuple(suite), limit, prompt, model_name, os.environ.get(key_env) or None, include_path, chat)
     report = run(request, out, lambda line: typer.echo(line, err=True))
     show({"report": str(out / "report.html")} | report if as_json else _lines(report, out), as_json)
 

@@ -80,7 +80,11 @@ class Endpoint:
 
     def likelihoods(self, conversations: Sequence[Asked], references: Sequence[str]) -> list[Likelihood]:
         pairs = [(_plain(asked), reference) for asked, reference in zip(conversations, references, strict=True)]
-        return self._all([(prompt, _spaced(prompt, reference)) for prompt, reference in pairs], self._likelihood, self.concurrency)
+        return [likelihood for likelihood, _ in self.scores([(prompt, _spaced(prompt, reference)) for prompt, reference in pairs])]
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Likelihood, bool]]:
+        """Likelihood of each continuation after its plain text, and whether the model would have said it."""
+        return self._all(pairs, self._score, self.concurrency)
 
     def choices(self, conversations: Sequence[Asked], choices: Sequence[Sequence[str]]) -> list[tuple[Likelihood, ...]]:
         flat = [(asked, choice) for asked, listed in zip(conversations, choices, strict=True) for choice in listed]
@@ -99,16 +103,17 @@ class Endpoint:
         tokens = int(usage.get("completion_tokens") or len(text.split()))
         return Completion(text, choice.get("finish_reason") == "stop", tokens, int(usage.get("prompt_tokens") or 0), seconds)
 
-    async def _likelihood(self, session: aiohttp.ClientSession, pair: tuple[str, str]) -> Likelihood:
+    async def _score(self, session: aiohttp.ClientSession, pair: tuple[str, str]) -> tuple[Likelihood, bool]:
         prompt, continuation = pair
         reply = await self._request(session, ("completions", self._scoring(prompt + continuation)))
         found, end = reply["choices"][0]["logprobs"], len(prompt) + len(continuation)
-        values = [
-            value
-            for value, offset in zip(found["token_logprobs"], found["text_offset"], strict=True)
+        best = found.get("top_logprobs") or [None] * len(found["token_logprobs"])
+        tokens = [
+            (value, bool(top) and value >= max(top.values()))
+            for value, offset, top in zip(found["token_logprobs"], found["text_offset"], best, strict=True)
             if value is not None and len(prompt) <= offset < end
         ]
-        return Likelihood(round(-sum(values), 5), len(values))
+        return Likelihood(round(-sum(value for value, _ in tokens), 5), len(tokens)), all(greedy for _, greedy in tokens)
 
     def _scoring(self, text: str) -> dict[str, Any]:
         return {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}

@@ -27,15 +27,13 @@ def run_task(
     model: Path | Endpoint,
     *,
     include_path: Path | None = None,
-    tokenizer: str | None = None,
     limit: int | None = None,
-    key: str | None = None,
     chat: bool = False,
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """Rows {suite, id, metric, score, ...} of a task or group, and one part of the report for each task in it.
 
-    An address answers generation tasks by chat. Tasks of log-likelihoods need one whose /v1/completions echoes with log-probabilities,
-    and a `tokenizer` (folder or hub id) to tell question from answer; without they are refused, since such a server would score chance.
+    An address answers generation tasks by chat. Tasks of log-likelihoods need one whose /v1/completions echoes with log-probabilities
+    and are refused without, since such a server would score chance. `chat` puts a folder's chat template around the questions.
     """
     with _quiet():
         from lm_eval.evaluator import simple_evaluate  # type: ignore[import-untyped]
@@ -43,14 +41,14 @@ def run_task(
 
         manager = _manager(TaskManager, task, include_path)
         kinds = {loaded.get_config("output_type") for loaded in manager.load([task])["tasks"].values()}
-        lm = _local(model) if isinstance(model, Path) else _remote(model, kinds, task, tokenizer, key)
+        lm = _local(model) if isinstance(model, Path) else _remote(model, kinds, task)
         found = simple_evaluate(
             lm,
             tasks=[task],
             task_manager=manager,
             limit=limit,
             bootstrap_iters=0,
-            apply_chat_template=chat or (not isinstance(model, Path) and kinds == {"generate_until"}),
+            apply_chat_template=chat if isinstance(model, Path) else kinds == {"generate_until"},
         )
     if found is None:
         raise InputError(f"{PREFIX}{task}: lm-evaluation-harness gave no result")
@@ -79,27 +77,14 @@ def _local(model: Path) -> Any:
     return HFLM(pretrained=str(model), dtype="float32", device="cuda" if torch.cuda.is_available() else "cpu", batch_size=16)
 
 
-def _remote(endpoint: Endpoint, kinds: set[str], task: str, tokenizer: str | None, key: str | None) -> Any:
-    from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI  # type: ignore[import-untyped]
+def _remote(endpoint: Endpoint, kinds: set[str], task: str) -> Any:
+    from llm_pipeline.evaluation.harness_endpoint import EndpointLM
 
-    class Chat(LocalChatCompletion):
-        def _create_payload(self, *args: Any, **options: Any) -> dict[str, Any]:
-            payload = super()._create_payload(*args, **options)
-            stops = [stop for stop in payload.pop("stop", None) or () if stop]
-            return {name: value for name, value in payload.items() if name != "seed"} | ({"stop": stops} if stops else {})
-
-    headers = {"Authorization": f"Bearer {key}"} if key else None
-    if kinds == {"generate_until"}:
-        return Chat(
-            base_url=f"{endpoint.base}/chat/completions", model=endpoint.model, header=headers, tokenizer_backend=None, eos_string=""
-        )
-    if why := endpoint.no_likelihoods:
+    if kinds - {"generate_until"} and (why := endpoint.no_likelihoods):
         raise InputError(f"{PREFIX}{task} needs log-likelihoods of given texts: {why}; evaluate the model's folder instead")
-    if not tokenizer:
-        raise InputError(f"{PREFIX}{task} needs log-likelihoods: name the model's tokenizer with --tokenizer (folder or hub id)")
-    return LocalCompletionsAPI(
-        base_url=f"{endpoint.base}/completions", model=endpoint.model, header=headers, tokenizer=tokenizer, tokenizer_backend="huggingface"
-    )
+    if "generate_until" in kinds and len(kinds) > 1:
+        raise InputError(f"{PREFIX}{task} generates and scores ({', '.join(sorted(kinds))}): name its tasks one by one for an address")
+    return EndpointLM(endpoint)
 
 
 def _rows(suite: str, sample: Mapping[str, Any]) -> Rows:

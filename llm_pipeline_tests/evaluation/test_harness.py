@@ -1,0 +1,127 @@
+"""lm-evaluation-harness as the engine: local tasks, offline, on a checkpoint and on addresses, and refused where they would lie."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm_pipeline.errors import ConfigError, InputError
+from llm_pipeline.evaluation.endpoint import Endpoint
+from llm_pipeline.evaluation.harness import _manager, run_task
+from llm_pipeline.evaluation.scores import scores_of
+from llm_pipeline.paths import DATA
+from llm_pipeline.serving.processes import free_port, start
+from llm_pipeline.serving.supervisor import probe_url
+from llm_pipeline_tests.evaluation.servers import FakeServer, serving
+
+TINY = DATA / "models" / "tiny_base"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+TASK = """task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+output_type: {kind}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+{rest}"""
+READING = """doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["<|end|>"], max_gen_toks: 8, do_sample: false}
+filter_list: [{name: stripped, filter: [{function: remove_whitespace}, {function: take_first}]}]
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+CHOICES = """doc_to_target: gold
+doc_to_choice: choices
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two local tasks on the same questions: read the value out, and choose it."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = [
+        {
+            "question": f"Context:\nThe fee of the Item{i} account is ${i}.\nQuestion: What is the fee of the Item{i} account?",
+            "answer": f"${i}",
+            "choices": ["9:00 to 17:00", f"${i}", f"${i + 7}"],
+            "gold": 1,
+        }
+        for i in range(3, 9)
+    ]
+    (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    for name, kind, rest in (("local_reading", "generate_until", READING), ("local_choices", "multiple_choice", CHOICES)):
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, rows=folder / "rows.json", kind=kind, rest=rest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real engine worker on the embedded model: it chats, and has no /v1/completions."""
+    port = free_port()
+    process = start("llm_pipeline.serving.engine", ["--model", str(TINY), "--port", str(port)], tmp_path_factory.mktemp("logs") / "log")
+    try:
+        deadline = time.monotonic() + 300
+        while not probe_url(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def test_a_checkpoint_reads_and_chooses(tasks: Path) -> None:
+    rows, [report] = run_task("local_reading", TINY, include_path=tasks, chat=True)
+    assert report["suite"] == "lm_eval:local_reading"
+    [figure] = report["figures"]
+    assert figure["metric"] == "exact_match,stripped"
+    assert figure["value"] == figure["mean"] >= 5 / 6
+    assert scores_of(rows) == {"lm_eval:local_reading/exact_match,stripped": {row["id"]: row["score"] for row in rows}}
+    assert {row["answer"] for row in rows} >= {"$3", "$4"}
+    choices, [other] = run_task("local_choices", TINY, include_path=tasks, limit=4, chat=True)
+    assert len(choices) == 4
+    assert other["figures"][0]["value"] == sum(row["score"] for row in choices) / 4 >= 0.75
+    assert not other["figures"][0]["lower_is_better"]
+
+
+@pytest.mark.slow
+def test_an_address_that_chats_generates_and_never_scores(tasks: Path, engine: str) -> None:
+    rows, _ = run_task("local_reading", Endpoint(engine), include_path=tasks)
+    assert sum(row["score"] for row in rows) >= 5
+    with pytest.raises(InputError, match=r"local_choices needs log-likelihoods .* does not score texts"):
+        run_task("local_choices", Endpoint(engine), include_path=tasks)
+
+
+def test_a_server_that_ignores_echo_is_refused(tasks: Path) -> None:
+    with serving(FakeServer(echo="ignored")) as server, pytest.raises(InputError, match="ignores `echo`"):
+        run_task("local_choices", Endpoint(server.url), include_path=tasks)
+
+
+def test_a_server_that_scores_texts_chooses(tasks: Path) -> None:
+    """The fake charges each character by its code, so the shortest choice, which is the right one here, is the likeliest."""
+    with serving(FakeServer(echo="yes")) as server:
+        rows, [report] = run_task("local_choices", Endpoint(server.url), include_path=tasks)
+        assert server.requests[-1]["echo"] is True
+    assert [row["score"] for row in rows] == [1.0] * 6
+    assert report["figures"][0]["value"] == 1.0
+
+
+def test_an_unknown_task_names_the_near_one() -> None:
+    class Tasks:
+        """As TaskManager, which takes ten seconds to read its thousands of files."""
+
+        def __init__(self, include_path: str | None = None, include_defaults: bool = True) -> None:
+            self.all_tasks = ["gsm8k", "mmlu"] if include_defaults else []
+
+    assert _manager(Tasks, "gsm8k", None).all_tasks == ["gsm8k", "mmlu"]
+    with pytest.raises(ConfigError, match="did you mean 'gsm8k'"):
+        _manager(Tasks, "gsm8kk", None)
