@@ -18,13 +18,21 @@ class PromptConfig(dg.Config):
     max_new_tokens: int = 40
 
 
-@dg.asset(**COMMON, deps=["candidate_model", "evaluation_suites", "vector_index"], kinds={"mlflow", "html"}, pool="evaluation")
-def prompt_report(home: HomeResource, config: PromptConfig) -> dg.MaterializeResult[None]:
+@dg.asset(
+    **COMMON,
+    deps=["candidate_model", "evaluation_suites", "vector_index"],
+    kinds={"mlflow", "html"},
+    pool="evaluation",
+    check_specs=[dg.AssetCheckSpec("promises_kept", asset="prompt_report", description="The tests that the prompt file carries hold.")],
+)
+def prompt_report(home: HomeResource, config: PromptConfig) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Whether the prompt differs from the live release's, and if so which answers change, which metrics, and how surely."""
-    from llm_pipeline.evaluation.prompt_report import build_prompt_report
+    from llm_pipeline.evaluation.prompt_report import broken_promises, build_prompt_report
     from llm_pipeline.prompts import find_file
 
-    artifact = build_prompt_report(home.open(), find_file(config.prompt), limit=config.limit, max_new_tokens=config.max_new_tokens)
+    place, file = home.open(), find_file(config.prompt)
+    broken = broken_promises(place, file)
+    artifact = build_prompt_report(place, file, limit=config.limit, max_new_tokens=config.max_new_tokens)
     shown: dict[str, Any] = {key: value for key, value in artifact.info.items() if value is not None}
     if artifact.info["changed"]:
         report = artifact.json("report.json")
@@ -34,7 +42,10 @@ def prompt_report(home: HomeResource, config: PromptConfig) -> dg.MaterializeRes
             "flips": dg.MetadataValue.json([change for change in report["changed"] if change["flip"]][:20]),
             "report": dg.MetadataValue.path(str(artifact.path / "report.html")),
         }
-    return dg.MaterializeResult(metadata=shown | {"reused": artifact.reused}, data_version=dg.DataVersion(artifact.id))
+    check = dg.AssetCheckResult(check_name="promises_kept", passed=not broken, metadata={"tests": len(file.tests), "failed": broken})
+    return dg.MaterializeResult(
+        metadata=shown | {"reused": artifact.reused}, data_version=dg.DataVersion(artifact.id), check_results=[check]
+    )
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:

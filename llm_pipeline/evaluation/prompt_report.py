@@ -15,6 +15,7 @@ from llm_pipeline.evaluation.prompt_compare import Case, ask, compare
 from llm_pipeline.evaluation.prompt_page import change_page
 from llm_pipeline.evaluation.prompt_registry import register
 from llm_pipeline.evaluation.prompt_select import as_yaml
+from llm_pipeline.evaluation.prompt_tests import failures, token_count
 from llm_pipeline.evaluation.suites import load_suites
 from llm_pipeline.prompts import Prompt, PromptFile
 from llm_pipeline.serving.state import Spec, State
@@ -67,6 +68,12 @@ def build_prompt_report(home: Home, file: PromptFile, *, limit: int = 40, max_ne
         return info
 
     return home.artifacts.build(KIND, inputs, make)
+
+
+def broken_promises(home: Home, file: PromptFile) -> list[str]:
+    """The tests of a prompt file that fail, lengths counted in tokens of the model that would be asked (if there is one)."""
+    model = setting(home).model
+    return failures(file, token_count(model) if model and any(test.max_tokens for test in file.tests) else None)
 
 
 def setting(home: Home) -> Setting:

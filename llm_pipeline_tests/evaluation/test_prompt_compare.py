@@ -178,7 +178,7 @@ def released(home: Home, cases: list[Case]) -> Home:
 def test_the_asset_shows_what_a_prompt_change_does_before_it_ships(released: Home, tmp_path: Path) -> None:
     from llm_pipeline.evaluation.prompt_registry import in_production, versions
 
-    def run(prompt: Path) -> dict[str, Any]:
+    def run(prompt: Path, kept: bool = True) -> dict[str, Any]:
         with dg.instance_for_test() as instance:
             result = dg.materialize(
                 [prompt_report],
@@ -186,6 +186,7 @@ def test_the_asset_shows_what_a_prompt_change_does_before_it_ships(released: Hom
                 run_config={"ops": {"prompt_report": {"config": {"prompt": str(prompt), "max_new_tokens": 8}}}},
                 instance=instance,
             )
+        assert [check.passed for check in result.get_asset_check_evaluations()] == [kept]
         [event] = result.asset_materializations_for_node("prompt_report")
         return {key: value.value for key, value in event.metadata.items()}
 
@@ -195,13 +196,13 @@ def test_the_asset_shows_what_a_prompt_change_does_before_it_ships(released: Hom
     assert (same["changed"], same["before"], same["registered_version"]) == (False, ANSWER.id, 1)
     assert "report" not in same
     assert in_production(released.mlflow_uri, "answer") == ANSWER.id
-    file.write_text(file.read_text("utf-8") + "\nclosed: 'Never {question} at all'\n", "utf-8")
-    other = run(file)
+    file.write_text(file.read_text("utf-8") + "\nclosed: 'Question: {question}'\n", "utf-8")
+    other = run(file, kept=False)
     assert (other["changed"], other["n"], other["reused"]) == (True, 12, False)
     assert other["answers_changed"] > 0
-    assert "+closed: Never {question} at all" in other["change"]
+    assert "+closed: 'Question: {question}'" in other["change"]
     assert Path(other["report"]).is_file()
-    assert run(file)["reused"] is True
+    assert run(file, kept=False)["reused"] is True
     assert versions(released.mlflow_uri, "answer") == {ANSWER.id: 1, load_prompt(file).id: 2}
     assert in_production(released.mlflow_uri, "answer") == ANSWER.id, "what is only in the project does not answer customers"
     found = CliRunner().invoke(app, ["prompts", "register", "answer", "answer_json", "--home", str(released.root), "--json"])
