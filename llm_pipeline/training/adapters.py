@@ -58,9 +58,9 @@ def check_quantisation(device: str) -> None:
     if find_spec("bitsandbytes") is None:
         raise TrainingError("adapter qlora: bitsandbytes is not installed; install it, or train with adapter lora")
     try:
-        import bitsandbytes
+        from bitsandbytes.nn import modules
 
-        linear: Any = bitsandbytes.nn.Linear4bit
+        linear: Any = modules.Linear4bit
         layer = linear(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16).to(device)
         layer(torch.ones(1, 64, dtype=torch.bfloat16, device=device))
     except Exception as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_pipeline.config import load
+from llm_pipeline.config import load, load_yaml
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import RECIPES
 
@@ -242,6 +242,13 @@ def load_recipe(name: str | Path = "tiny_cpu", overrides: tuple[str, ...] | list
     """A recipe by the name of a file in llm_pipeline/recipes, or by path; `overrides` are `dotted.key=value`."""
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     return load(Recipe, path, overrides)
+
+
+def catalogue() -> dict[str, Recipe]:
+    """The shipped recipes by name; other settings in the same folder (a search, the base model's curriculum) are no recipes."""
+    known = {entry.name for entry in fields(Recipe)}
+    paths = [path for path in sorted(RECIPES.glob("*.yaml")) if load_yaml(path).keys() <= known]
+    return {path.stem: load(Recipe, path) for path in paths}
 
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
