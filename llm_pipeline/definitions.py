@@ -17,6 +17,7 @@ from llm_pipeline.defs import (
     sensors,
     serving,
     training,
+    training_compression,
     training_search,
 )
 from llm_pipeline.defs.resources import HomeResource
@@ -24,6 +25,7 @@ from llm_pipeline.defs.resources import HomeResource
 defs = dg.Definitions.merge(
     curation.defs,
     training.defs,
+    training_compression.defs,
     training_search.defs,
     evaluation.defs,
     evaluation_prompts.defs,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_pipeline.errors import PipelineError, TrainingError
 from llm_pipeline.store import content_hash
+from llm_pipeline.training.bases import starting_model
 from llm_pipeline.training.launch import Message, train
 from llm_pipeline.training.recipe import Recipe, load_recipe
 from llm_pipeline.training.search_space import Space, check_space, override
@@ -206,7 +207,9 @@ def by_training(data: Path, validation: Path, base: Path) -> Objective:
             if message.get("event") == "validation":
                 tell(int(message["step"]), float(message["validation_loss"]))
 
-        result = train(recipe, data=data, validation=validation, base=base, work=folder, on_message=hear)
+        folder.mkdir(parents=True, exist_ok=True)
+        start = starting_model(recipe, base, data, folder)
+        result = train(recipe, data=data, validation=validation, base=start, work=folder, on_message=hear)
         loss = json.loads((result / "figures.json").read_text("utf-8")).get("validation_loss")
         if loss is None:
             raise TrainingError(f"{folder}: the training has no validation loss; expected rows in {validation}")
@@ -230,7 +233,7 @@ def _keep_curve(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in ("recipe.yaml", "progress.jsonl"):
+        elif path.name not in ("recipe.yaml", "provenance.json", "progress.jsonl"):
             path.unlink()
 
 
