@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import psutil
 import yaml
 
-from llm_pipeline.errors import TrainingError
+from llm_pipeline.errors import ConfigError, TrainingError
 from llm_pipeline.store import write_atomically
 from llm_pipeline.training.interrupt import EX_TEMPFAIL
 from llm_pipeline.training.recipe import Recipe
@@ -100,14 +101,70 @@ class Tail:
         return self.messages
 
 
-def worker_command(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
-    """The command line under the recipe's launcher; both pick a free port and start one process per rank."""
+@dataclass(frozen=True)
+class Machine:
+    """This machine's place among several, each of which starts its own launcher; they meet at `address` (`host:port` of the first)."""
+
+    rank: int
+    count: int
+    address: str
+
+
+def worker_command(recipe: Recipe, arguments: Sequence[str], machine: Machine | None = None) -> list[str]:
+    """The command line under the recipe's launcher, which starts one process per rank.
+
+    With a hostfile DeepSpeed reaches all machines from here (pdsh); with `machine` it is the part of one of them, to be started
+    there by Slurm, Ray, Kubernetes or hand. Otherwise everything runs here, on a free port.
+    """
     bound = [sys.executable, "-m", "llm_pipeline.training.bound"]
     worker = ["-m", "llm_pipeline.training.worker", *arguments]
     if recipe.launcher == "deepspeed":
-        workers = ["--num_gpus", str(recipe.processes), "--no_local_rank", "--master_port", str(_free_port()), "--module", *worker[1:]]
-        return [*bound, "deepspeed.launcher.runner", *workers]
-    return [*bound, "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.processes), *worker]
+        return [*bound, "deepspeed.launcher.runner", *_deepspeed_options(recipe, machine), "--no_local_rank", "--module", *worker[1:]]
+    if machine is not None:
+        host, _, port = machine.address.rpartition(":")
+        place = ["--nnodes", str(machine.count), "--node-rank", str(machine.rank), "--master-addr", host, "--master-port", port]
+    elif recipe.hostfile:
+        raise ConfigError(
+            f"hostfile {recipe.hostfile} with launcher torchrun, which reaches no other machine: expected launcher deepspeed, "
+            "or torchrun started on each machine (infra/slurm, infra/ray, infra/kubernetes)"
+        )
+    else:
+        place = ["--standalone"]
+    return [*bound, "torch.distributed.run", *place, "--nproc-per-node", str(recipe.processes), *worker]
+
+
+def _deepspeed_options(recipe: Recipe, machine: Machine | None) -> list[str]:
+    if recipe.hostfile is None:
+        if machine is not None:
+            raise ConfigError("launcher deepspeed on several machines: expected hostfile, the list of all of them")
+        return ["--num_gpus", str(recipe.processes), "--master_port", str(_free_port())]
+    hosts = read_hostfile(Path(recipe.hostfile))
+    if wrong := [f"{host} slots={slots}" for host, slots in hosts.items() if slots != recipe.processes]:
+        raise ConfigError(f"{recipe.hostfile}: {wrong[0]}, expected slots={recipe.processes} on every line as the recipe's processes")
+    options = ["--hostfile", str(Path(recipe.hostfile).resolve())]
+    if machine is None:
+        port = str(_free_port()) if len(hosts) == 1 else "29500"
+        return [*options, "--master_addr", next(iter(hosts)), "--master_port", port]
+    host, _, port = machine.address.rpartition(":")
+    return [*options, "--no_ssh", "--node_rank", str(machine.rank), "--master_addr", host, "--master_port", port]
+
+
+def read_hostfile(path: Path) -> dict[str, int]:
+    """Processes by machine, from lines of `name slots=N`."""
+    if not path.is_file():
+        raise ConfigError(f"hostfile {path}: no such file; expected lines of `name slots=N`")
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = re.fullmatch(r"(\S+)\s+slots=([1-9]\d*)", text)
+        if found is None or found[1] in hosts:
+            raise ConfigError(f"{path}:{number}: expected `name slots=N`, every name once, received {line!r}")
+        hosts[found[1]] = int(found[2])
+    if not hosts:
+        raise ConfigError(f"hostfile {path}: no machines; expected lines of `name slots=N`")
+    return hosts
 
 
 def _free_port() -> int:
@@ -120,9 +177,19 @@ def _free_port() -> int:
 
 
 def worker_env(recipe: Recipe, *, online: bool = False) -> dict[str, str]:
-    """The environment of the worker: no network and no telemetry, and threads that don't fight over the cores."""
+    """The environment of the worker: this process's own and `settings`."""
+    env = dict(os.environ) | settings(recipe, online=online)
+    if recipe.device == "cpu":
+        env.pop("ACCELERATE_USE_CPU", None)  # with it Accelerate silently trains without DeepSpeed
+    return env
+
+
+def settings(recipe: Recipe, *, online: bool = False) -> dict[str, str]:
+    """No network and no telemetry, and threads that don't fight over the cores: the same on every machine."""
     threads = recipe.threads or max(1, len(os.sched_getaffinity(0)) // recipe.processes)
-    env = dict(os.environ) | {
+    cpu = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if recipe.device == "cpu" else {}
+    offline = {} if online else {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         # glibc gives large blocks back to the kernel at every step otherwise: 71 s of system time in 242 steps, 16 s with this.
@@ -133,13 +200,9 @@ def worker_env(recipe: Recipe, *, online: bool = False) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONUNBUFFERED": "1",
+        **cpu,
+        **offline,
     }
-    if recipe.device == "cpu":
-        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        env.pop("ACCELERATE_USE_CPU", None)  # with it Accelerate silently trains without DeepSpeed
-    if not online:
-        env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return env
 
 
 def train(
@@ -167,6 +230,11 @@ def train(
     arguments = ["--recipe", work / "recipe.yaml", "--data", data, "--base", base, "--out", work]
     arguments += ["--validation", validation] if validation else []
     progress = work / "progress.jsonl"
+    environment = worker_env(recipe) | dict(env or {})
+    if recipe.hostfile:  # the first process may be on another machine: it is heard through the shared folder, and told by file
+        poll = None
+        write_atomically(work / "environment", "".join(f"{key}={value}\n" for key, value in settings(recipe).items()))
+        environment["DS_ENV_FILE"] = str((work / "environment").resolve())
     poll = poll or Tail(progress, progress.stat().st_size if progress.exists() else 0)
     seen = 0
 
@@ -178,7 +246,7 @@ def train(
         seen = len(messages)
 
     log = work / "worker.log"
-    code = run_worker(worker_command(recipe, [str(a) for a in arguments]), worker_env(recipe) | dict(env or {}), tick, log=log)
+    code = run_worker(worker_command(recipe, [str(a) for a in arguments]), environment, tick, log=log)
     if code or not result.exists():
         raise _failure(code, work, log)
     return result
@@ -192,9 +260,10 @@ def _failure(code: int, work: Path, log: Path) -> TrainingError:
         status = {"state": "not started"}
     state = status["state"]
     tail = status.get("error") or log.read_text("utf-8", errors="replace")[-3000:]
-    retryable = state in ("interrupted", "running") or code == EX_TEMPFAIL or code < 0
+    stopped = state in ("interrupted", "running") or code == EX_TEMPFAIL or code < 0
     how = {"interrupted": "was interrupted and saved a checkpoint", "running": "was killed"}.get(state, "failed")
-    detail = "a retry goes on from the last checkpoint" if retryable else tail
+    detail = "a retry goes on from the last checkpoint" if stopped else tail
+    retryable = stopped or bool(status.get("retryable"))
     return TrainingError(f"the training process {how} (exit code {code}, log {log}): {detail}", retryable=retryable)
 
 

@@ -1,30 +1,34 @@
-"""What happens between two training steps: progress is told, checkpoints are sealed, a signal is obeyed."""
+"""What happens between two training steps: progress is told, checkpoints are sealed and thinned out, a signal is obeyed."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import TrainerCallback
 
-from llm_pipeline.training.checkpoints import seal
+from llm_pipeline.training.checkpoints import keep, seal
 from llm_pipeline.training.interrupt import Interrupt, Report
+from llm_pipeline.training.recipe import Recipe
 
 
 class Watch(TrainerCallback):
     """Reports progress, seals checkpoints, and stops the run between two steps when a signal asked for it."""
 
-    def __init__(self, report: Report, interrupt: Interrupt, tokens_per_step: float) -> None:
-        self.report, self.interrupt, self.tokens_per_step = report, interrupt, tokens_per_step
-        self.started, self.first = 0.0, 0
+    def __init__(self, report: Report, interrupt: Interrupt, tokens_per_step: float, recipe: Recipe) -> None:
+        self.report, self.interrupt, self.tokens_per_step, self.recipe = report, interrupt, tokens_per_step, recipe
+        self.started, self.first, self.spent_before = 0.0, 0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
+        self.spent_before = device_hours(Path(args.output_dir))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        asked = torch.tensor(int(self.interrupt.asked))
+        asked = torch.tensor(int(self.interrupt.asked), device=args.device)
         if args.world_size > 1:
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
         if asked.item() and state.global_step < state.max_steps:
@@ -36,20 +40,28 @@ class Watch(TrainerCallback):
         if args.world_size > 1:
             torch.distributed.barrier()
         if args.process_index == 0:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            folder = Path(args.output_dir)
+            seal(folder / f"checkpoint-{state.global_step}", args.world_size)
+            keep(folder, self.recipe.keep_checkpoints, f"checkpoint-{state.best_global_step}")
             self.report({"event": "checkpoint", "step": state.global_step})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if args.process_index == 0 and logs and "loss" in logs:
-            self.report(self._progress(state, logs))
+            self.report(self._progress(args, state, logs))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
-        if args.process_index == 0 and metrics and "eval_loss" in metrics:
-            self.report({"event": "validation", "step": state.global_step, "validation_loss": float(metrics["eval_loss"])})
+        if not metrics or "eval_loss" not in metrics:
+            return
+        loss = float(metrics["eval_loss"])
+        if self.recipe.early_stopping and (state.best_metric is None or loss < state.best_metric):
+            control.should_save = True  # the best weights are the result, so they must be on the disk
+        if args.process_index == 0:
+            self.report({"event": "validation", "step": state.global_step, "validation_loss": loss})
 
-    def _progress(self, state: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    def _progress(self, args: Any, state: Any, logs: dict[str, Any]) -> dict[str, Any]:
         seconds = time.monotonic() - self.started
         done = state.global_step - self.first
+        spent = self.spent_before + seconds * args.world_size / 3600
         return {
             "event": "progress",
             "step": state.global_step,
@@ -62,4 +74,17 @@ class Watch(TrainerCallback):
             "tokens_per_second": done * self.tokens_per_step / seconds,
             "eta_seconds": (state.max_steps - state.global_step) * seconds / max(1, done),
             "seconds": seconds,
+            "memory_megabytes": psutil.Process().memory_info().rss / 1e6,
+            "device_hours": spent,
+            "cost": spent * self.recipe.price_per_device_hour,
         }
+
+
+def device_hours(work: Path) -> float:
+    """Process-hours that the runs in this folder have reported so far, those lost to a kill included."""
+    spent = 0.0
+    if (work / "progress.jsonl").exists():
+        for line in (work / "progress.jsonl").read_text("utf-8").splitlines():
+            if '"device_hours"' in line and line.endswith("}"):
+                spent = float(json.loads(line)["device_hours"])
+    return spent
