@@ -7,6 +7,7 @@ import dagster as dg
 
 from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource
+from llm_pipeline.defs.tables import records
 from llm_pipeline.paths import DATA
 
 COMMON: dict[str, Any] = {"group_name": "evaluation", "owners": ["team:ml"], "tags": {"stage": "evaluation"}}
@@ -36,6 +37,7 @@ class GateConfig(dg.Config):
 def eval_report(context: dg.AssetExecutionContext, home: HomeResource, config: EvalConfig) -> dg.MaterializeResult[None]:
     """Exact match, ROUGE-L, refusals, groundedness and perplexity of each model, with and without retrieval, with intervals."""
     from llm_pipeline.evaluation.build import EvalSettings, build_report
+    from llm_pipeline.evaluation.logged import log_report
     from llm_pipeline.prompts import load_prompt
 
     settings = EvalSettings(**config.model_dump())
@@ -48,6 +50,8 @@ def eval_report(context: dg.AssetExecutionContext, home: HomeResource, config: E
             "primary": report["primary"],
             "figures": results_table(results),
             "plot": figure(em_figure(results)),
+            "slices": records(report["slices"]),
+            "mlflow_run_id": log_report(home.open(), artifact),
             "report": dg.MetadataValue.path(str(artifact.path / "report.html")),
             "reused": artifact.reused,
         },
@@ -57,11 +61,20 @@ def eval_report(context: dg.AssetExecutionContext, home: HomeResource, config: E
 
 @dg.asset(**COMMON, deps=["eval_report"], kinds={"json"})
 def promotion_decision(home: HomeResource, config: GateConfig) -> dg.MaterializeResult[None]:
-    """Promote, reject or insufficient: superiority on the primary suite, no loss on the guards, by paired bootstrap intervals."""
+    """Promote, reject or insufficient: better on the primary suite, no loss beyond its margin on any guard, by paired tests."""
     from llm_pipeline.evaluation.build import build_decision
+    from llm_pipeline.evaluation.logged import log_decision
 
     artifact, decision = build_decision(home.open(), minimum_em=config.minimum_em, minimum_rows=config.minimum_rows)
     record = artifact.json("decision.json")
+    shown: dict[str, Any] = {}
+    if decision.compared:
+        comparison = artifact.json("comparison.json")
+        shown = {
+            "plot": figure(difference_figure(decision.metrics)),
+            "slices": records([line | {"interval": str(line["interval"])} for line in comparison["slices"]]),
+            "report": dg.MetadataValue.path(str(artifact.path / "comparison.html")),
+        }
     return dg.MaterializeResult(
         metadata={
             "verdict": decision.verdict,
@@ -69,7 +82,11 @@ def promotion_decision(home: HomeResource, config: GateConfig) -> dg.Materialize
             "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in decision.reasons)),
             "champion": record["champion"] or "none",
             "challenger": record["challenger"],
+            "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in decision.notes) or "none"),
+            "gate": gate_table(decision.metrics),
             "measured": dg.MetadataValue.json(record["metrics"]),
+            "mlflow_run_id": log_decision(home.open(), artifact),
+            **shown,
             "reused": artifact.reused,
         },
         data_version=dg.DataVersion(artifact.id),
@@ -99,6 +116,33 @@ def em_figure(results: Sequence[Mapping[str, Any]]) -> Any:
     axes.set_xlim(0, 1)
     axes.set_xlabel("exact match, 90% interval")
     return fig
+
+
+def difference_figure(metrics: Mapping[str, Any]) -> Any:
+    """Challenger minus champion with intervals; the short line is what a guard may lose."""
+    from matplotlib.figure import Figure
+
+    judged = [(name, m) for name, m in reversed(list(metrics.items())) if "difference" in m]
+    fig = Figure(figsize=(8, 0.9 + 0.3 * len(judged)))
+    axes = fig.add_subplot()
+    for y, (_, m) in enumerate(judged):
+        colour = {"pass": "#1a7f37", "fail": "#c0392b"}.get(m["verdict"], "#8a8f98")
+        axes.plot(m["interval"], [y, y], color=colour, linewidth=2)
+        axes.plot([m["difference"]], [y], "o", color=colour)
+        if m["margin"] is not None:
+            axes.plot([-m["margin"]] * 2, [y - 0.3, y + 0.3], color="#333333", linewidth=1)
+    axes.axvline(0, color="#8a8f98", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(judged)), [f"{name} ({m['role']})" for name, m in judged], fontsize=8)
+    axes.set_ylim(-0.6, len(judged) - 0.4)
+    axes.set_xlabel("challenger minus champion, with interval; | the margin")
+    return fig
+
+
+def gate_table(metrics: Mapping[str, Any]) -> dg.MarkdownMetadataValue:
+    names = ("role", "n", "champion", "challenger", "difference", "p_value", "adjusted_p", "margin", "pairs_needed", "verdict")
+    rows = [(name, *(_cell(m.get(key)) for key in names)) for name, m in metrics.items()]
+    lines = [("metric", *names), ["---"] * (1 + len(names)), *rows]
+    return dg.MetadataValue.md("\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:

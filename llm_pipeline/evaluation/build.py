@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_pipeline.evaluation.gate import Decision
-from llm_pipeline.evaluation.promotion import Policy, decide, default_policy
+from llm_pipeline.evaluation.promotion import Policy, decide, default_policy, gate_policy, score_rows
 from llm_pipeline.evaluation.report import summarise_rows
 from llm_pipeline.evaluation.report_models import render
 from llm_pipeline.evaluation.run import PASSAGES, refusal_quality, run_suites, summarise
+from llm_pipeline.evaluation.scores import scores_of
 from llm_pipeline.evaluation.suites import Suite, load_suites, primary_suite
+from llm_pipeline.evaluation.versus import write_comparison
 from llm_pipeline.prompts import Prompt
 from llm_pipeline.store import Artifact, Artifacts, Home, write_atomically, write_jsonl
 
@@ -131,15 +133,20 @@ def build_decision(home: Home, policy: Policy | None = None, **options: Any) -> 
     policy = policy or default_policy(content["primary"], content["kinds"], **options)
     models = content["models"]
     rows = report.jsonl("answers.jsonl")
-    champion = [row for row in rows if row["model"] == "champion"]
-    decision = decide(champion, [row for row in rows if row["model"] == "candidate"], policy)
+    champion, candidate = ([row for row in rows if row["model"] == name] for name in ("champion", "candidate"))
+    decision = decide(champion, candidate, policy)
 
     def make(folder: Path) -> Mapping[str, Any]:
         record = decision.json() | {"champion": models.get("champion"), "challenger": models["candidate"], "eval_report": report.id}
         write_atomically(folder / "decision.json", json.dumps(record, indent=1))
+        if decision.compared:
+            before, after = score_rows(champion, policy), score_rows(candidate, policy)
+            names = f"champion {models['champion']}", f"candidate {models['candidate']}"
+            write_comparison(folder, before, after, gate_policy(scores_of(before), policy), names)
         return {"verdict": decision.verdict}
 
-    return home.artifacts.build("promotion_decision", {"eval_report": report.id, "policy": asdict(policy)}, make), decision
+    inputs = {"eval_report": report.id, "policy": asdict(policy), "layout": LAYOUT}
+    return home.artifacts.build("promotion_decision", inputs, make), decision
 
 
 def snapshot_day(home: Home) -> str | None:

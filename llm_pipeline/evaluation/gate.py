@@ -35,6 +35,11 @@ class Decision:
     metrics: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def compared(self) -> bool:
+        """Whether two models were compared (False: a model alone fell short of, or reached, what is asked of every one)."""
+        return any("difference" in figures for figures in self.metrics.values())
+
     def json(self) -> dict[str, Any]:
         return {"verdict": self.verdict, "reasons": list(self.reasons), "metrics": self.metrics, "notes": list(self.notes)}
 

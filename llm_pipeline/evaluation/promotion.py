@@ -10,7 +10,7 @@ from llm_pipeline.errors import ConfigError
 from llm_pipeline.evaluation.compare import mean_interval
 from llm_pipeline.evaluation.gate import Decision, judge
 from llm_pipeline.evaluation.gate_policy import GatePolicy
-from llm_pipeline.evaluation.scores import Scores
+from llm_pipeline.evaluation.scores import Scores, scores_of
 
 Row = Mapping[str, Any]
 METRICS = ("em", "rouge_l", "refused", "grounded", "finished")
@@ -64,7 +64,7 @@ def default_policy(primary: str, suites: Mapping[str, str], **options: Any) -> P
 
 def decide(champion_rows: Sequence[Row], challenger_rows: Sequence[Row], policy: Policy) -> Decision:
     """The verdict on rows {suite, mode, id, em, refused, ...}; an empty `champion_rows` means that nothing is deployed yet."""
-    challenger, champion = scores_of_answers(challenger_rows, policy), scores_of_answers(champion_rows, policy)
+    challenger, champion = scores_of(score_rows(challenger_rows, policy)), scores_of(score_rows(champion_rows, policy))
     mine = list(challenger.get(policy.name, {}).values())
     if len(mine) < policy.minimum_rows:
         return Decision("insufficient", (f"{policy.name}: {len(mine)} answers, at least {policy.minimum_rows} needed",))
@@ -83,17 +83,23 @@ def decide(champion_rows: Sequence[Row], challenger_rows: Sequence[Row], policy:
 
 
 def _gate(champion: Scores, challenger: Scores, policy: Policy) -> Decision:
-    margins = {guard.name: guard.margin for guard in policy.guards if guard.name in champion}
-    decision = judge(champion, challenger, GatePolicy(policy.name, margins, alpha=policy.alpha))
+    decision = judge(champion, challenger, gate_policy(champion, policy))
     silent = [f"{guard.name}: no rows on either side, not judged" for guard in policy.guards if guard.name not in champion]
     return Decision(decision.verdict, decision.reasons, decision.metrics, (*decision.notes, *silent))
 
 
-def scores_of_answers(rows: Sequence[Row], policy: Policy) -> Scores:
-    """The scores that the policy asks about."""
-    scores: Scores = {}
-    for suite, mode, metric in ((policy.primary, policy.mode, "em"), *((g.suite, g.mode, g.metric) for g in policy.guards)):
-        found = {str(r["id"]): float(r[metric]) for r in rows if (r["suite"], r["mode"]) == (suite, mode) and r.get(metric) is not None}
-        if found:
-            scores[f"{suite}/{mode}/{metric}"] = found
-    return scores
+def gate_policy(champion: Scores, policy: Policy) -> GatePolicy:
+    """The gate's settings for the metrics of which the champion has scores."""
+    margins = {guard.name: guard.margin for guard in policy.guards if guard.name in champion}
+    return GatePolicy(policy.name, margins, alpha=policy.alpha)
+
+
+def score_rows(rows: Sequence[Row], policy: Policy) -> list[dict[str, Any]]:
+    """The answers that the policy asks about as rows {suite, mode, id, metric, score, ...}."""
+    asked = dict.fromkeys([(policy.primary, policy.mode, "em"), *((g.suite, g.mode, g.metric) for g in policy.guards)])
+    return [
+        {**row, "metric": metric, "score": float(row[metric])}
+        for suite, mode, metric in asked
+        for row in rows
+        if (row["suite"], row["mode"]) == (suite, mode) and row.get(metric) is not None
+    ]

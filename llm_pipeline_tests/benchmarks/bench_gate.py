@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,12 +102,13 @@ RULES: dict[str, Callable[[Mapping[str, Pair]], str]] = {
 }
 
 
-def rates(draw: Draw, runs: int, rules: Mapping[str, Callable[[Mapping[str, Pair]], str]] = RULES) -> dict[str, Counter[str]]:
-    """How often each rule gave each verdict on `runs` seeded draws."""
-    found: dict[str, Counter[str]] = {name: Counter() for name in rules}
+def rates(draw: Draw, runs: int, *seed: object) -> dict[str, Counter[str]]:
+    """How often each rule gave each verdict on `runs` draws; `seed` names the case, so that no two cases share a draw."""
+    found: dict[str, Counter[str]] = {name: Counter() for name in RULES}
+    case = crc32(repr(seed).encode())
     for run in range(runs):
-        scores = draw(np.random.default_rng([11, run]))
-        for name, rule in rules.items():
+        scores = draw(np.random.default_rng([case, run]))
+        for name, rule in RULES.items():
             found[name][rule(scores)] += 1
     return found
 
@@ -130,7 +132,9 @@ def equal_models() -> tuple[Table, float]:
             sums: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
             for correlation in CORRELATIONS:
                 pair = make(n, correlation)
-                for rule, counts in rates(lambda rng, pair=pair: {"primary": pair(rng)}, runs // len(CORRELATIONS)).items():  # type: ignore[misc]
+                for rule, counts in rates(
+                    lambda rng, pair=pair: {"primary": pair(rng)}, runs // len(CORRELATIONS), name, n, correlation
+                ).items():  # type: ignore[misc]
                     sums[rule] += counts
             promoted, total = promoted + sums["gate"]["promote"], total + sums["gate"].total()
             table.add_row(
@@ -155,7 +159,7 @@ def changed_models(runs: int = 300) -> Table:
             },
         }
         for name, draw in cases.items():
-            found = rates(draw, runs if "graded" not in name else runs // 2)
+            found = rates(draw, runs if "graded" not in name else runs // 2, name, correlation)
             caught = {rule: f"{1 - counts['promote'] / counts.total():.3f}" for rule, counts in found.items()}
             table.add_row(
                 name, str(correlation), caught["gate"], share(found["gate"], "reject"), caught["unpaired bootstrap"],
@@ -170,7 +174,7 @@ def better_models(runs: int = 300) -> Table:
     for gain in (0.03, 0.05):
         for correlation in (0.4, 0.8):
             pair, guard = Binary(1000, correlation, 0.8, 0.8 + gain), Binary(1000, correlation, 0.95, 0.95)
-            found = rates(lambda rng, pair=pair, guard=guard: {"primary": pair(rng), "guard": guard(rng)}, runs)  # type: ignore[misc]
+            found = rates(lambda rng, pair=pair, guard=guard: {"primary": pair(rng), "guard": guard(rng)}, runs, gain, correlation)  # type: ignore[misc]
             table.add_row(f"+{gain:.0%}", str(correlation), *(share(found[rule], "promote") for rule in RULES))
     return table
 
