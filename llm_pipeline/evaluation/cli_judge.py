@@ -142,7 +142,8 @@ def calibrate(
     Example: llm-pipeline judge calibrate labels.jsonl --rubric correctness --url http://127.0.0.1:8399/v1 --out calibration.json
     """
     from llm_pipeline.evaluation.judge_calibration import calibrate as measure
-    from llm_pipeline.evaluation.judge_calibration import may_gate, read_labels
+    from llm_pipeline.evaluation.judge_calibration import may_gate
+    from llm_pipeline.evaluation.judge_labels import read_labels
 
     judge = _judge(rubric, url, model, key_env, sampling, concurrency, timeout, price, cache or _replies(home))
     known = read_labels(labels, judge.rubric)

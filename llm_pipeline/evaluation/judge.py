@@ -10,8 +10,9 @@ from typing import Any
 
 from llm_pipeline.errors import InputError
 from llm_pipeline.evaluation.judge_cases import Case
-from llm_pipeline.evaluation.judge_client import Endpoint, Reply, Sleep, ask_all
+from llm_pipeline.evaluation.judge_client import Endpoint, Sleep, ask_all
 from llm_pipeline.evaluation.judge_prompt import Asked, judge_messages
+from llm_pipeline.evaluation.judge_replies import Reply
 from llm_pipeline.evaluation.judge_rubric import Parsed, Rubric, Verdict, parse_verdict
 from llm_pipeline.store import content_hash
 
@@ -55,7 +56,7 @@ class Judge:
         asked = [judge_messages(self.rubric, c.question, [c.answer], self._reference(c)) for c in cases]
         replies, usage = ask_all(self.endpoint, [a.messages for a in asked], self.cache, progress, self.sleep)
         judged = [_judged(self._parsed(reply), a) for a, reply in zip(asked, replies, strict=True)]
-        return judged, usage.summary(self.endpoint)
+        return judged, usage.summary(self.endpoint.cost)
 
     def prefer(self, pairs: Sequence[tuple[Case, Case]], progress: Progress | None = None) -> tuple[list[Judged], dict[str, Any]]:
         """A verdict per pair (A is the first of each) and what they cost, by a pairwise rubric.
@@ -72,7 +73,7 @@ class Judge:
         replies, usage = ask_all(self.endpoint, [a.messages for a in asked], self.cache, progress, self.sleep)
         parsed = [self._parsed(reply) for reply in replies]
         judged = [_of_both_orders(parsed[i], parsed[i + 1], asked[i]) for i in range(0, len(parsed), 2)]
-        return judged, usage.summary(self.endpoint)
+        return judged, usage.summary(self.endpoint.cost)
 
     def _expect(self, kind: str) -> None:
         if self.rubric.kind != kind:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
@@ -15,12 +14,11 @@ from llm_pipeline.errors import ConfigError, InputError, MissingError
 from llm_pipeline.evaluation.agreement import PassTable, Weights, agreement, corrected_rate, kappa_gain, pass_table
 from llm_pipeline.evaluation.compare import Interval, score_interval
 from llm_pipeline.evaluation.judge import Judge, Judged, Progress, positions
-from llm_pipeline.evaluation.judge_cases import Case, id_of, read_objects, text_of
+from llm_pipeline.evaluation.judge_labels import Label, Labelled, baseline_verdicts
 from llm_pipeline.evaluation.judge_rubric import CHOICES, Rubric
 from llm_pipeline.paths import DATA
 from llm_pipeline.store import content_hash
 
-Label = bool | int | str
 POLICY = DATA / "policies" / "judges.yaml"
 
 
@@ -42,19 +40,6 @@ class JudgePolicy:
         shares = (self.minimum_kappa, self.minimum_consistency, self.maximum_unparsable)
         if self.minimum_labels < 20 or not all(0 <= share <= 1 for share in shares):
             raise ConfigError(f"judge policy: received {self}, expected minimum_labels of 20 or more and shares from 0 to 1")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A case with what people said: `label` is true or false (passes), a number of the scale, or A, B, tie."""
-
-    case: Case
-    other: Case | None
-    label: Label
-
-    @property
-    def content(self) -> list[Any]:
-        return [*self.case.key, self.case.question, self.case.answer, self.other.answer if self.other else None, self.label]
 
 
 @dataclass(frozen=True)
@@ -108,32 +93,6 @@ def _unnulled(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _unnulled(item) for key, item in value.items()}
     return nan if value is None else value
-
-
-def read_labels(path: Path, rubric: Rubric) -> list[Labelled]:
-    """Rows {id, question, answer, label} or {id, question, answer_a, answer_b, label}; an id stands once."""
-    found: dict[tuple[str, str, str], Labelled] = {}
-    for number, row in enumerate(read_objects(path), 1):
-        where = f"{path}:{number}"
-        names = ("answer",) if rubric.kind == "pointwise" else ("answer_a", "answer_b")
-        question, texts = text_of(row, "question", where), [text_of(row, name, where) for name in names]
-        cases = [Case(str(row.get("suite") or ""), id_of(row, where), question, text, row.get("reference"), {}, row) for text in texts]
-        label = _label(row.get("label"), rubric, where)
-        if cases[0].key in found:
-            raise InputError(f"{where}: id {cases[0].id!r} stands twice; `llm-pipeline review import` makes one label of several")
-        found[cases[0].key] = Labelled(cases[0], cases[1] if len(cases) > 1 else None, label)
-    if len({isinstance(labelled.label, bool) for labelled in found.values()}) > 1:
-        raise InputError(f"{path}: some labels are true or false and others numbers; expected one kind")
-    return list(found.values())
-
-
-def _label(value: Any, rubric: Rubric, where: str) -> Label:
-    if rubric.kind == "pointwise" and isinstance(value, bool):
-        return value
-    if isinstance(value, int | str) and not isinstance(value, bool) and value in rubric.verdicts:
-        return value
-    allowed = [*(["true", "false"] if rubric.kind == "pointwise" else []), *map(str, rubric.verdicts)]
-    raise InputError(f"{where}: label: received {value!r}, expected one of {', '.join(allowed)}")
 
 
 def calibrate(judge: Judge, labels: Sequence[Labelled], progress: Progress | None = None) -> Calibration:
@@ -226,28 +185,6 @@ def pass_rates(rubric: Rubric, judged: Sequence[Judged], calibration: Calibratio
 
 def _unbeaten(calibration: Calibration) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, b) for name, b in calibration.baselines.items() if not b["gain"]["low"] > 0]
-
-
-def baseline_verdicts(rubric: Rubric, labels: Sequence[Labelled]) -> dict[str, list[Label]]:
-    """Judges that do not read: constant ones, and by length both ways (on a scale: people's own labels, handed out by rank of length)."""
-    truth = [labelled.label for labelled in labels]
-    if not truth:
-        return {}
-    commonest = Counter(truth).most_common(1)[0][0]
-    constant: dict[str, list[Label]] = {"commonest_label": [commonest] * len(truth)}
-    if rubric.kind == "pointwise":
-        ranks = sorted(range(len(labels)), key=lambda i: (len(labels[i].case.answer), i))
-        return {"longer": _ranked(ranks, truth), "shorter": _ranked(ranks[::-1], truth)} | constant
-    lengths = [(len(labelled.case.answer), len(labelled.other.answer if labelled.other else "")) for labelled in labels]
-    longer: list[Label] = ["tie" if a == b else "A" if a > b else "B" for a, b in lengths]
-    shorter: list[Label] = ["tie" if a == b else "B" if a > b else "A" for a, b in lengths]
-    first: list[Label] = ["A"] * len(truth)
-    return {"longer": longer, "shorter": shorter, "first": first} | constant
-
-
-def _ranked(order: Sequence[int], truth: Sequence[Label]) -> list[Label]:
-    given = dict(zip(order, sorted(truth, key=float), strict=True))
-    return [given[i] for i in range(len(truth))]
 
 
 def _as_label(rubric: Rubric, judged: Judged, label: Label) -> Label:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from llm_pipeline.errors import ConfigError, EndpointError
+from llm_pipeline.evaluation.judge_replies import Reply, ReplyCache, Usage
 from llm_pipeline.store import content_hash
 
 Messages = Sequence[Mapping[str, str]]
@@ -59,80 +59,15 @@ class Endpoint:
         if min(self.concurrency, self.attempts) < 1 or min(self.timeout, self.back_off, self.most_wait) <= 0:
             raise ConfigError(f"judge endpoint: received {self}, expected concurrency and attempts >= 1 and times above 0")
 
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
     def headers(self) -> dict[str, str]:
         if not self.key_env:
             return {}
         if not (key := os.environ.get(self.key_env)):
             raise ConfigError(f"judge endpoint: the environment variable {self.key_env!r} is not set; it should hold the API key")
         return {"Authorization": f"Bearer {key}"}
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back for one request; `error` says why nothing did."""
-
-    text: str = ""
-    finish_reason: str = ""
-    error: str = ""
-    cached: bool = False
-    seconds: float = 0.0
-    """Of the attempt that succeeded."""
-    attempts: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-
-class ReplyCache:
-    """Replies by content hash in one SQLite file."""
-
-    def __init__(self, path: Path | None) -> None:
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(str(path) if path else ":memory:", timeout=30, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-
-    def get(self, key: str) -> Reply | None:
-        row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return Reply(**json.loads(row[0]) | {"cached": True}) if row else None
-
-    def put(self, key: str, reply: Reply) -> None:
-        self._file.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(vars(reply))))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-@dataclass
-class Usage:
-    """What a run cost."""
-
-    requests: int = 0
-    cached: int = 0
-    retries: int = 0
-    failed: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    seconds: list[float] = field(default_factory=list)
-
-    def count(self, reply: Reply) -> None:
-        self.requests += 1
-        self.cached += reply.cached
-        if reply.cached:
-            return
-        self.retries += max(0, reply.attempts - 1)
-        self.failed += bool(reply.error)
-        self.tokens_in += reply.tokens_in
-        self.tokens_out += reply.tokens_out
-        if not reply.error:
-            self.seconds.append(reply.seconds)
-
-    def summary(self, endpoint: Endpoint) -> dict[str, Any]:
-        times = sorted(self.seconds)
-        cost = (self.tokens_in * endpoint.price_in + self.tokens_out * endpoint.price_out) / 1e6
-        quantiles = {f"seconds_p{q}": round(times[min(len(times) - 1, len(times) * q // 100)], 3) if times else None for q in (50, 95)}
-        counts = {name: getattr(self, name) for name in ("requests", "cached", "retries", "failed", "tokens_in", "tokens_out")}
-        return counts | {"cost": round(cost, 6)} | quantiles
 
 
 def ask_all(

@@ -102,7 +102,8 @@ def _instructions(rubric: Rubric) -> str:
 def _form(rubric: Rubric) -> str:
     if rubric.output == "json":
         return f"Reply with one JSON object of this schema and nothing else: {json.dumps(rubric.schema())}"
-    return f"Give your reasons briefly, then end with one line `VERDICT: <{rubric.key}>`, one of {', '.join(map(str, rubric.verdicts))}."
+    choices = ", ".join(map(str, rubric.verdicts))
+    return f"Give your reasons briefly, then end with one line `VERDICT: X`, X being the {rubric.key}, one of {choices}."
 
 
 def _examples(rubric: Rubric) -> list[dict[str, str]]:

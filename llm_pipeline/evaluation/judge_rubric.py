@@ -132,44 +132,47 @@ class Parsed:
 
 
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
-_FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
-_LINE = re.compile(r"\A\W{0,3}VERDICT\W{0,3}: *[*_`]{0,2}(-?\w+)[*_`.]{0,3}\Z")
+_LINE = re.compile(r"\A\W{0,3}VERDICT\W{0,3}: *[<*_`]{0,3}(-?\w+)[>*_`.]{0,3}\Z")
+_MOST_OBJECTS = 50
 
 
 def parse_verdict(rubric: Rubric, reply: str, finish_reason: str = "stop") -> Parsed:
-    """The verdict of a reply, in either form whichever was asked for; a reply that was cut off or says two things has none."""
+    """The verdict at the end of a reply, in either form whichever was asked for; a reply that was cut off or says two things has none."""
     if finish_reason == "length":
         return Parsed(None, problem="cut off at the token limit")
-    text = _THINKING.sub("", reply).strip()
+    text = _THINKING.sub("", reply).strip().removesuffix("```").rstrip()
     if not text:
         return Parsed(None, problem="empty reply")
-    fenced = _FENCED.match(text)
-    lines = text.splitlines()
-    if (fenced or text.startswith("{")) and (found := _object(fenced[1] if fenced else text)) is not None:
-        return _of_object(rubric, found)
-    said = [match[1] for line in lines if (match := _LINE.match(line.strip()))]
-    if not said or not _LINE.match(lines[-1].strip()):
-        return Parsed(None, problem="neither one JSON object nor a last line VERDICT")
-    if len(set(said)) > 1:
-        return Parsed(None, problem=f"several verdicts: {', '.join(said)}")
-    return _checked(rubric, _number(said[0]), "\n".join(lines[:-1]).strip())
+    lines = [(match[1], line) for line in text.splitlines() if (match := _LINE.match(line.strip()))]
+    objects = [(found, end) for found, end in _objects(text) if rubric.key in found or "" in found]
+    said = {json.dumps(found.get(rubric.key), default=str) for found, _ in objects} | {json.dumps(_number(word)) for word, _ in lines}
+    if len(said) > 1:
+        return Parsed(None, problem=f"several verdicts: {', '.join(sorted(said))}"[:200])
+    if objects and objects[-1][1] == len(text):
+        found = objects[-1][0]
+        return Parsed(None, problem=found[""]) if "" in found else _checked(rubric, found[rubric.key], str(found.get("reason", "")))
+    if lines and text.splitlines()[-1] == lines[-1][1]:
+        return _checked(rubric, _number(lines[-1][0]), text.removesuffix(lines[-1][1]).strip())
+    return Parsed(None, problem="ends neither in a JSON object with the verdict nor in a line VERDICT")
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _objects(text: str) -> list[tuple[dict[str, Any], int]]:
+    """The outermost JSON objects of a text, each with where it ends; one with a repeated key counts as `{"": what is wrong}`."""
+
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         return {"": "repeated key"} if len({key for key, _ in items}) < len(items) else dict(items)
 
-    try:
-        found = json.loads(text, object_pairs_hook=pairs)
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _of_object(rubric: Rubric, found: dict[str, Any]) -> Parsed:
-    if rubric.key not in found:
-        return Parsed(None, problem=found.get("", f"the object has no {rubric.key!r}"))
-    return _checked(rubric, found[rubric.key], str(found.get("reason", "")))
+    decoder, found, at = json.JSONDecoder(object_pairs_hook=pairs), [], text.find("{")
+    for _ in range(_MOST_OBJECTS):
+        if at < 0:
+            break
+        try:
+            value, end = decoder.raw_decode(text, at)
+            found.append((value, end))
+        except (json.JSONDecodeError, RecursionError):
+            end = at + 1
+        at = text.find("{", end)
+    return found
 
 
 def _number(text: str) -> Verdict:

@@ -20,8 +20,9 @@ from rich.table import Table
 from llm_pipeline.evaluation.agreement import agreement
 from llm_pipeline.evaluation.judge import Judge
 from llm_pipeline.evaluation.judge_baseline import MODEL, serve
-from llm_pipeline.evaluation.judge_calibration import Calibration, JudgePolicy, Labelled, baseline_verdicts, calibrate, may_gate
+from llm_pipeline.evaluation.judge_calibration import Calibration, JudgePolicy, calibrate, may_gate
 from llm_pipeline.evaluation.judge_client import Endpoint
+from llm_pipeline.evaluation.judge_labels import Labelled, baseline_verdicts
 from llm_pipeline.evaluation.judge_rubric import CHOICES, load_rubric
 from llm_pipeline_tests.conftest import SHARED_DATA
 from llm_pipeline_tests.evaluation.test_judge_baseline import human_preferences

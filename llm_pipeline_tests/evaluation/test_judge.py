@@ -21,15 +21,14 @@ from llm_pipeline.evaluation.judge_calibration import (
     POLICY,
     Calibration,
     JudgePolicy,
-    Labelled,
     calibrate,
     may_gate,
     read_calibration,
-    read_labels,
     run_refusal,
 )
 from llm_pipeline.evaluation.judge_cases import Case, paired, read_cases
 from llm_pipeline.evaluation.judge_client import Endpoint
+from llm_pipeline.evaluation.judge_labels import Labelled, read_labels
 from llm_pipeline.evaluation.judge_rubric import load_rubric
 from llm_pipeline.evaluation.scores import read_rows, scores_of
 from llm_pipeline.store import write_jsonl
@@ -199,7 +198,7 @@ def test_an_unparsable_or_failed_reply_is_recorded_and_never_a_score(judge_by: C
     cases = [case(name, "worth 3") for name in ("one", "two", "three")]
     judged, usage = judge.score(cases)
     assert [j.verdict is None for j in judged] == [True, True, False]
-    assert judged[0].problem == "neither one JSON object nor a last line VERDICT"
+    assert judged[0].problem == "ends neither in a JSON object with the verdict nor in a line VERDICT"
     assert judged[1].problem.startswith("request failed: HTTP 500")
     assert usage["failed"] == 1
     assert [row["score"] for row in scored_rows(judge, cases, judged)][:2] == [None, None]

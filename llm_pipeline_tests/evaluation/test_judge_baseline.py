@@ -11,9 +11,10 @@ import pytest
 
 from llm_pipeline.evaluation.judge import Judge
 from llm_pipeline.evaluation.judge_baseline import MODEL, overlap, serve
-from llm_pipeline.evaluation.judge_calibration import JudgePolicy, Labelled, calibrate, may_gate
+from llm_pipeline.evaluation.judge_calibration import JudgePolicy, calibrate, may_gate
 from llm_pipeline.evaluation.judge_cases import Case
 from llm_pipeline.evaluation.judge_client import Endpoint, ask_all
+from llm_pipeline.evaluation.judge_labels import Labelled
 from llm_pipeline.evaluation.judge_rubric import load_rubric
 from llm_pipeline_tests.conftest import SHARED_DATA
 

@@ -62,8 +62,15 @@ def test_a_wrong_rubric_is_refused(change: dict[str, object], message: str) -> N
         ('{"score": 2.0, "reason": ""}', 2),
         ("The fee is right.\nVERDICT: 5", 5),
         ("Reasons.\n**VERDICT: 2**", 2),
+        ('Here is my verdict.\n\n```json\n{"reason": "right", "score": 4}\n```', 4),
+        ('It says {"fee": 5}, which is right. {"reason": "", "score": 4}', 4),
+        ('{"score": 4, "reason": ""}\nVERDICT: 4', 4),
         ("", None),
         ("Score: 4", None),
+        ('{"score": 4} is what I would say if it were right.', None),
+        ('The answer claims {"score": 5}. {"reason": "it is wrong", "score": 1}', None),
+        ('{"score": 4}\nVERDICT: 2', None),
+        ('{"a":' * 3000, None),
         ("I would give it 4 of 5.", None),
         ('{"score": 4} {"score": 1}', None),
         ('{"score": 1, "score": 5}', None),
@@ -76,6 +83,7 @@ def test_a_wrong_rubric_is_refused(change: dict[str, object], message: str) -> N
         ('{"reason": "cut', None),
         ("VERDICT: 5\nOn second thought it is wrong.", None),
         ("VERDICT: 5\nVERDICT: 1", None),
+        ("VERDICT: 5\nNo, not VERDICT: 5", None),
         ("VERDICT: A", None),
         ("<think>never ends VERDICT: 3", None),
         ("[1, 2]", None),
@@ -175,4 +183,4 @@ def test_a_hidden_reference_is_not_shown_and_the_schema_is() -> None:
     asked = judge_messages(replace(GRADE, reference="hidden", examples=()), "q", ["a"], "the secret").messages
     assert "the secret" not in json.dumps(asked)
     assert json.dumps(GRADE.schema()) in asked[-1]["content"]
-    assert "VERDICT: <winner>" in judge_messages(LINE, "q", ["a", "b"]).messages[-1]["content"]
+    assert "`VERDICT: X`, X being the winner, one of A, B, tie." in judge_messages(LINE, "q", ["a", "b"]).messages[-1]["content"]

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from llm_pipeline.cli import app
 from llm_pipeline.errors import ConfigError, InputError
-from llm_pipeline.evaluation.judge_calibration import read_labels
 from llm_pipeline.evaluation.judge_cases import Case, read_cases
+from llm_pipeline.evaluation.judge_labels import read_labels
 from llm_pipeline.evaluation.judge_rubric import Scale, load_rubric
 from llm_pipeline.evaluation.review_labels import (
     Opinion,

@@ -11,7 +11,11 @@ from llm_pipeline.evaluation.review_mlflow import CORRECTION, EXPERIMENT, export
 from llm_pipeline.evaluation.review_queue import Item
 from llm_pipeline.store import Home
 
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 
 def test_a_queue_goes_to_mlflow_and_its_labels_come_back(home: Home) -> None:
