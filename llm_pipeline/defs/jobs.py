@@ -7,7 +7,7 @@ import dagster as dg
 CURATION_BY_DAY = ["documents", "filtered_documents", "scrubbed_documents", "signatures", "chunks"]
 MODEL = ["corpus_snapshot", "evaluation_suites", "sft_dataset", "tokenizer", "base_model", "sft_checkpoint", "candidate_model"]
 INDEX = ["vector_index", "retrieval_report"]
-GATE = ["eval_report", "safety_report", "promotion_decision"]
+GATE = ["eval_report", "rag_report", "safety_report", "promotion_decision"]
 ROLLOUT = ["release", "deployed_endpoint"]
 CARDS = ["data_card", "model_card", "audit_log"]
 MONITORING = ["interactions", "drift_report", "quality_report", "usage_report"]

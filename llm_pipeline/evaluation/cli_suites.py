@@ -62,7 +62,8 @@ def _lines(report: dict[str, Any], out: Path) -> dict[str, Any]:
     for suite in report["suites"]:
         for f in suite["figures"]:
             spread = f" [{f['low']:.3f}, {f['high']:.3f}], n {f['n']}" if f["mean"] is not None and f["mean"] == f["value"] else ""
-            lines[f"{suite['suite']} {f['metric']}"] = f"{f['value']:.3f}{spread}" if f["value"] is not None else "no value"
+            what = spread or f" {f.get('what', 'over all')}"
+            lines[f"{suite['suite']} {f['metric']}"] = f"{f['value']:.4g}{what}" if f["value"] is not None else "no value"
         lines |= {f"{suite['suite']} {name}": f"skipped: {why}" for name, why in suite["skipped"].items()}
         lines |= {f"{suite['suite']} {t['metric']} limit": _limit(t) for t in suite["thresholds"] if not t["holds"]}
     return lines | {"report": str(out / "report.html")}

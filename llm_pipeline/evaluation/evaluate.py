@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_pipeline.evaluation.generate import Asked, Completion, Likelihood
+from llm_pipeline.evaluation.generate import Asked, Completion, Likelihood, Progress
 from llm_pipeline.evaluation.measure import Metric, Outputs
 from llm_pipeline.evaluation.report import render_rows, summarise_rows
 from llm_pipeline.evaluation.responder import Responder
+from llm_pipeline.evaluation.slices import COLUMNS
 from llm_pipeline.evaluation.suite_files import Row, SuiteFile
 from llm_pipeline.prompts import Prompt
 from llm_pipeline.store import write_atomically, write_jsonl
@@ -49,14 +50,23 @@ def write_evaluation(folder: Path, rows: Rows, suites: Sequence[Mapping[str, Any
     """`rows.jsonl`, `report.json` and `report.html` in `folder`; the report is returned."""
     report = {**facts, "suites": list(suites), "slices": summarise_rows(rows)["slices"] if rows else []}
     lower = {figure["metric"] for suite in suites for figure in suite["figures"] if figure["lower_is_better"]}
-    shown = dict(facts) | {
-        suite["suite"]: "; ".join(f"{name} skipped: {why}" for name, why in suite["skipped"].items()) for suite in suites
-    }
+    shown = dict(facts) | {suite["suite"]: _beside(suite) for suite in suites}
     write_jsonl(folder / "rows.jsonl", rows)
     write_atomically(folder / "report.json", json.dumps(report, indent=1))
     page = render_rows(rows, title, facts={name: value for name, value in shown.items() if value}, lower_is_better=lower)
     write_atomically(folder / "report.html", page)
     return report
+
+
+def _beside(suite: Mapping[str, Any]) -> str:
+    """What the table of means does not show: figures of the whole suite, broken limits, and what was skipped."""
+    whole = [
+        f"{f['metric']} {f['value']:.4g} {f.get('what', 'over all')}"
+        for f in suite["figures"]
+        if f["value"] is not None and f["value"] != f["mean"]
+    ]
+    broken = [f"{line['metric']} is beyond its limit" for line in suite["thresholds"] if not line["holds"]]
+    return "; ".join([*whole, *broken, *(f"{name} skipped: {why}" for name, why in suite["skipped"].items())])
 
 
 def _reason(responder: Responder, need: str, suite: SuiteFile) -> str | None:
@@ -72,7 +82,7 @@ def _outputs(responder: Responder, suite: SuiteFile, prompt: Prompt, needs: set[
     choices: Sequence[tuple[Likelihood, ...]] = [()] * len(rows)
     if "answer" in needs:
         settings = suite.spec.generation
-        progress = (lambda done, total: say(f"{suite.name}: {done} of {total} answers")) if say else None
+        progress = _tenths(say, suite.name) if say else None
         answers = responder.answer(asked, max_new_tokens=settings.max_new_tokens, progress=progress, batch_size=settings.batch_size)
     if "reference" in needs:
         references = responder.likelihoods(asked, [str(row["text"] if row.get("text") else row["answer"]) for row in rows])
@@ -81,6 +91,19 @@ def _outputs(responder: Responder, suite: SuiteFile, prompt: Prompt, needs: set[
             say(f"{suite.name}: {sum(len(row['choices']) for row in rows)} choices")
         choices = responder.choices(asked, [[str(choice) for choice in row["choices"]] for row in rows])
     return [Outputs(a, r, c) for a, r, c in zip(answers, references, choices, strict=True)]
+
+
+def _tenths(say: Say, name: str) -> Progress:
+    """Says how far it is about ten times, however small the batches are."""
+    shown = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if done == total or 10 * (done - shown) >= total:
+            shown = done
+            say(f"{name}: {done} of {total} answers")
+
+    return progress
 
 
 def _asked(row: Row, prompt: Prompt) -> Asked:
@@ -119,7 +142,7 @@ def _counts(value: float | None) -> bool:
 
 
 def _line(suite: SuiteFile, metric: Metric, row: Row, score: float | None, answer: str, reference: Any) -> dict[str, Any]:
-    slices = {name: row[name] for name in (*suite.spec.slices, "variant") if row.get(name) is not None}
+    slices = {name: row[name] for name in (*COLUMNS, *suite.spec.slices, "variant") if row.get(name) is not None}
     question = row.get("question") or row.get("prefix") or row.get("text")
     found = {"suite": suite.name, "id": str(row["id"]), "metric": metric.name, "score": score}
     return found | {"question": question, "answer": answer, "reference": str(reference), "slices": slices}

@@ -40,7 +40,7 @@ def run_task(
         from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
         manager = _manager(TaskManager, task, include_path)
-        kinds = {loaded.get_config("output_type") for loaded in manager.load([task])["tasks"].values()}
+        kinds = _output_types(manager, task)
         lm = _local(model) if isinstance(model, Path) else _remote(model, kinds, task)
         found = simple_evaluate(
             lm,
@@ -66,6 +66,14 @@ def _manager(make: Any, task: str, include_path: Path | None) -> Any:
     if task not in manager.all_tasks:
         raise ConfigError(f"{PREFIX}{task}: lm-evaluation-harness has no such task{near(task, manager.all_tasks)[:300]}")
     return manager
+
+
+def _output_types(manager: Any, task: str) -> set[str]:
+    """What the task's parts ask of a model; loading them also fetches their data."""
+    try:
+        return {loaded.get_config("output_type") for loaded in manager.load([task])["tasks"].values()}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{PREFIX}{task}: its data cannot be loaded ({type(error).__name__}: {str(error)[:300]})") from error
 
 
 def _local(model: Path) -> Any:

@@ -4,7 +4,8 @@ The file holds one of
     score(row, outputs) -> float | None                                  one answer; None: says nothing about this row
     score_pair(row, outputs, other, its_outputs) -> float | None         a row against a variant of it (rows of the same `pair`)
 and may hold
-    corpus(answered) -> {"value": float, ...}                            a figure of all [(row, outputs)] that is no mean of scores
+    corpus(answered) -> {"value": float, ...}                            a figure of all [(row, outputs)] that is no mean of scores;
+                                                                         "what" names it
     NEEDS = ("reference",)         what is asked of the model, see `Outputs`; ("answer",) by default
     COLUMNS = ("schema",)          columns that every row must have
     LOWER_IS_BETTER = True

@@ -47,4 +47,9 @@ def against_controls(scores: Sequence[tuple[Row, float]]) -> dict[str, Any]:
     if not seen or not controls:
         raise InputError(f"memorisation: {len(seen)} inserted rows and {len(controls)} controls (inserted: 0), expected some of both")
     inserted, control = float(np.mean(seen)), float(np.mean(controls))
-    return {"value": round(inserted - control, 6), "inserted": round(inserted, 6), "controls": round(control, 6)}
+    return {
+        "value": round(inserted - control, 6),
+        "what": "more than the controls",
+        "inserted": round(inserted, 6),
+        "controls": round(control, 6),
+    }

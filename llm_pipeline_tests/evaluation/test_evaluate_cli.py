@@ -62,6 +62,20 @@ def test_a_folder_through_two_suites(tmp_path: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_public_set_as_a_plain_file(xquad: Path, tmp_path: Path) -> None:
+    """Real questions on real passages in two languages; a model that can only copy short values gets few of them."""
+    rows = []
+    for language, n in (("en", 6), ("de", 4)):
+        passages = {p["id"]: p["text"] for p in read_jsonl(xquad / f"{language}_passages.jsonl")}
+        for q in read_jsonl(xquad / f"{language}_questions.jsonl")[:n]:
+            rows.append(q | {"id": f"{language}-{q['id']}", "context": [passages[q["passage_id"]]], "language": language})
+    write_jsonl(tmp_path / "public.jsonl", rows)
+    evaluate(TINY, tmp_path / "out", str(tmp_path / "public.jsonl"))
+    found = summarise_rows(read_jsonl(tmp_path / "out" / "rows.jsonl"))
+    assert {(f["metric"], f["n"]) for f in found["figures"]} == {("exact_match", 10), ("rouge_l", 10)}
+    assert {s["value"]: s["n"] for s in found["slices"] if (s["metric"], s["slice"]) == ("rouge_l", "language")} == {"en": 6, "de": 4}
+
+
 def test_the_same_model_and_suites_give_the_same_rows_and_the_gate_reads_them(tmp_path: Path) -> None:
     for name in ("a", "b"):
         evaluate(TINY, tmp_path / name, "reading", limit="6")

@@ -20,7 +20,6 @@ from llm_pipeline.serving.supervisor import probe_url
 from llm_pipeline_tests.evaluation.servers import FakeServer, serving
 
 TINY = DATA / "models" / "tiny_base"
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TASK = """task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {rows}}}}}

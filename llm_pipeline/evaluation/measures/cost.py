@@ -23,8 +23,8 @@ def score(row: Row, outputs: Outputs) -> float | None:
 
 
 def corpus(answered: Answered) -> dict[str, Any]:
-    """Value: of a thousand answers."""
+    """Value: the price of a thousand answers."""
     costs = [value for row, outputs in answered if (value := score(row, outputs)) is not None]
     tokens = sum(answer.prompt_tokens + answer.tokens for _, outputs in answered if (answer := outputs.answer))
     currency = answered[0][0]["prices"].get("currency", "USD") if answered else "USD"
-    return {"value": round(1000 * sum(costs) / max(1, len(costs)), 6), "tokens": tokens, "currency": currency}
+    return {"value": round(1000 * sum(costs) / max(1, len(costs)), 6), "what": f"{currency} per thousand answers", "tokens": tokens}

@@ -26,6 +26,7 @@ def corpus(answered: Answered) -> dict[str, Any]:
     loud = [row for row, value in bits if value >= level]
     return against_controls(bits) | {
         "value": sum(bool(row["inserted"]) for row in loud),
+        "what": "canaries above the alarm level",
         "alarm_bits": round(level, 6),
         "alarms": [row["id"] for row in loud if row["inserted"]],
         "false_alarms": [row["id"] for row in loud if not row["inserted"]],

@@ -22,4 +22,4 @@ def corpus(answered: Answered) -> dict[str, Any]:
     tokens = sum(answer.tokens for answer in answers if answer.seconds is not None)
     p50, p95 = np.percentile(seconds, [50, 95]) if seconds else (float("nan"), float("nan"))
     rate = round(tokens / sum(seconds), 3) if sum(seconds) else None
-    return {"value": round(float(p95), 6), "p50": round(float(p50), 6), "tokens_per_second": rate}
+    return {"value": round(float(p95), 6), "what": "p95", "p50": round(float(p50), 6), "tokens_per_second": rate}
