@@ -18,7 +18,14 @@ CODES = {"promote": 0, "reject": 3, "insufficient": 4}
 ChampionArgument = Annotated[Path, typer.Argument(exists=True, metavar="CHAMPION", help="Rows id, metric, score as JSONL, also .gz.")]
 ChallengerArgument = Annotated[Path, typer.Argument(exists=True, metavar="CHALLENGER", help="The same examples, scored for the new model.")]
 PolicyOption = Annotated[
-    Path | None, typer.Option("--policy", exists=True, dir_okay=False, help="YAML with the fields of GatePolicy; the options below win.")
+    Path | None,
+    typer.Option(
+        "--policy",
+        exists=True,
+        dir_okay=False,
+        help="YAML: primary, margins: {METRIC: 0.02}, margin (of other guards), lower_is_better, report_only, alpha, alpha_reject,"
+        " minimum_pairs; the options below win.",
+    ),
 ]
 PrimaryOption = Annotated[str | None, typer.Option("--primary", help="Metric that must get better; without it a gain on any counts.")]
 MarginOption = Annotated[list[str] | None, typer.Option("--margin", help="METRIC=0.02: how much that guard may lose.", metavar="METRIC=X")]

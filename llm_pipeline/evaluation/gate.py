@@ -85,6 +85,7 @@ def _outcome(m: Pairing, worse: bool) -> tuple[str, str]:
 
 
 def _figures(m: Pairing, adjusted: float | None) -> dict[str, Any]:
+    """`p_value` is two-sided, of no difference; `p_promote` of the claim that promotion needs; `adjusted_p` is Holm's of `p_worse`."""
     better, worse = m.test.above(0), m.test.below(0)
     return {
         "role": m.role,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from llm_pipeline.errors import ConfigError, near
+
+_USUALLY_LOW = re.compile(r"perplex|loss|nll|latenc|second|toxic|error|leak|cost|brier")
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,32 @@ class GatePolicy:
         if self.minimum_pairs < 6:
             raise ConfigError(f"minimum_pairs: expected 6 or more (fewer show nothing at any level), received {self.minimum_pairs}")
 
+    def without(self, gone: Collection[str], left: Collection[str]) -> GatePolicy:
+        """The same policy when the metrics `gone` are not compared: names that mean only those are dropped, but for the primary."""
+
+        def stays(name: str) -> bool:
+            return bool(_meant(name, left)) or not _meant(name, gone)
+
+        return replace(
+            self,
+            margins={name: margin for name, margin in self.margins.items() if stays(name)},
+            lower_is_better=tuple(filter(stays, self.lower_is_better)),
+            report_only=tuple(filter(stays, self.report_only)),
+        )
+
 
 def matching(name: str, metrics: Iterable[str]) -> list[str]:
     """The metrics that `name` means: the one of that full name, else all that end in it; an unknown name is an error."""
     known = list(metrics)
-    found = [metric for metric in known if metric == name] or [metric for metric in known if metric.endswith(f"/{name}")]
-    if not found:
+    if not (found := _meant(name, known)):
         raise ConfigError(f"no scores of the metric {name!r}{near(name, known)}")
     return found
+
+
+def _meant(name: str, metrics: Collection[str]) -> list[str]:
+    return [metric for metric in metrics if metric == name] or [metric for metric in metrics if metric.endswith(f"/{name}")]
+
+
+def doubtful(metric: str, lower: Collection[str]) -> bool:
+    """Whether a metric that nobody declared is named like those of which less is better."""
+    return metric not in lower and bool(_USUALLY_LOW.search(metric.rpartition("/")[2].lower()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_pipeline.errors import ConfigError, InputError
-from llm_pipeline.evaluation.gate_policy import GatePolicy, matching
+from llm_pipeline.evaluation.gate_policy import GatePolicy, doubtful, matching
 from llm_pipeline.evaluation.paired import PairedTest, paired_test, pairs_needed
 from llm_pipeline.evaluation.scores import Scores
 
@@ -77,7 +77,10 @@ def pair_metrics(champion: Scores, challenger: Scores, policy: GatePolicy) -> tu
         raise InputError(f"the challenger has no scores of {', '.join(lacking)}, which the champion has; it has {', '.join(challenger)}")
     notes = [f"{name}: the champion has no scores of it, not compared" for name in sorted(challenger.keys() - champion.keys())]
     names = sorted(champion)
+    if not names:
+        raise InputError("no scores on the champion's side")
     lower = {name for given in policy.lower_is_better for name in matching(given, names)}
+    notes += [f"{name}: more is taken for better; if less is, declare it (lower_is_better)" for name in names if doubtful(name, lower)]
     silent = {name for given in policy.report_only for name in matching(given, names)}
     margins = {name: value for given, value in policy.margins.items() for name in matching(given, names)}
     tests: dict[str, tuple[PairedTest, float, float]] = {}

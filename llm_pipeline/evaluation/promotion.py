@@ -10,6 +10,7 @@ from llm_pipeline.errors import ConfigError
 from llm_pipeline.evaluation.compare import mean_interval
 from llm_pipeline.evaluation.gate import Decision, judge
 from llm_pipeline.evaluation.gate_policy import GatePolicy
+from llm_pipeline.evaluation.pairing import OVERLAP
 from llm_pipeline.evaluation.scores import Scores, scores_of
 
 Row = Mapping[str, Any]
@@ -77,7 +78,7 @@ def decide(champion_rows: Sequence[Row], challenger_rows: Sequence[Row], policy:
     both = len(challenger[policy.name].keys() & champion.get(policy.name, {}).keys())
     if both < policy.minimum_rows:
         return Decision("insufficient", (f"{policy.name}: {both} questions answered by both, {policy.minimum_rows} needed",), alone)
-    if lost := [name for name in champion if not challenger.get(name, {}).keys() & champion[name].keys()]:
+    if lost := [name for name in champion if len(challenger.get(name, {}).keys() & champion[name].keys()) < OVERLAP * len(champion[name])]:
         return Decision("reject", tuple(f"{name}: not answered by both" for name in lost), alone)
     return _gate(champion, challenger, policy)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,25 @@ def write_comparison(out: Path, before: Sequence[Row], after: Sequence[Row], pol
 def compare_rows(
     before: Sequence[Row], after: Sequence[Row], policy: GatePolicy | None = None, names: tuple[str, str] = ("champion", "challenger")
 ) -> dict[str, Any]:
-    """`{"names", "decision", "slices", "flips"}` of rows {id, metric, score, ...}; differences are second minus first."""
-    policy = policy or GatePolicy()
-    decision = judge(scores_of(before), scores_of(after), policy)
+    """`{"names", "decision", "slices", "flips"}` of rows {id, metric, score, ...}; differences are second minus first.
+
+    Unlike the gate, which refuses, this leaves out what only the first model was scored for, and says so in the decision's notes.
+    """
+    first, second = scores_of(before), scores_of(after)
+    alone = sorted(first.keys() - second.keys())
+    shared = {metric: scores for metric, scores in first.items() if metric in second}
+    policy = (policy or GatePolicy()).without(alone, shared)
+    decision = judge(shared, second, policy)
+    decision = replace(
+        decision, notes=(*decision.notes, *(f"{metric}: only {names[0]} has scores of it, not compared" for metric in alone))
+    )
     theirs = {(metric_name(row), str(row["id"])): row for row in after}
     pairs: dict[str, list[dict[str, Any]]] = {metric: [] for metric in decision.metrics}
     for row in sorted(before, key=lambda row: str(row["id"])):
         metric = metric_name(row)
-        if (other := theirs.get((metric, str(row["id"])))) is not None:
-            pairs[metric].append({**row, "before": row, "after": other, "change": float(other["score"]) - float(row["score"])})
+        if metric in pairs and (other := theirs.get((metric, str(row["id"])))) is not None:
+            change = float(other["score"]) - float(row["score"])
+            pairs[metric].append({**row, "before": row, "after": other, "change": change})
     lower = {metric for metric, figures in decision.metrics.items() if figures["better"] == "lower"}
     return {
         "names": list(names),

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_pipeline.cli import app
+from llm_pipeline.errors import InputError
 from llm_pipeline.evaluation.gate_policy import GatePolicy
 from llm_pipeline.evaluation.versus import compare_rows
 
@@ -73,6 +74,16 @@ def test_folders_make_a_page_and_data_with_the_gates_verdict(folders: tuple[Path
     assert "&lt;i&gt;second 0&lt;/i&gt;" in page
     assert "40 won, 10 lost, 150 the same" in page
     assert "<svg" in page
+
+
+def test_a_metric_of_one_side_only_is_left_out_and_named() -> None:
+    less = [row for row in rows("second") if row["metric"] == "em"]
+    policy = GatePolicy("em", {"seconds": 0.1}, lower_is_better=("facts/seconds",))
+    result = compare_rows(rows("first"), less, policy, names=("old", "new"))
+    assert set(result["flips"]) == set(result["decision"]["metrics"]) == {"facts/em"}
+    assert "facts/seconds: only old has scores of it, not compared" in result["decision"]["notes"]
+    with pytest.raises(InputError, match="no scores on the champion's side"):
+        compare_rows(less, [row | {"metric": "f1"} for row in less])
 
 
 def test_without_the_slower_metric_it_is_promoted(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -102,6 +102,13 @@ def test_lower_is_better_turns_the_verdict_not_the_figures() -> None:
     assert judge(*errors, GatePolicy(lower_is_better=("error",))).verdict == "promote"
 
 
+def test_a_metric_that_looks_as_if_less_were_better_is_noted_unless_declared() -> None:
+    sides = binary(100, 5, 5, "suite/perplexity")
+    assert "suite/perplexity: more is taken for better" in judge(*sides).notes[0]
+    assert judge(*sides, GatePolicy(lower_is_better=("perplexity",))).notes == ()
+    assert judge(*binary(100, 5, 5)).notes == ()
+
+
 def test_margins_of_other_scales_are_shares_of_the_champion() -> None:
     before, after = graded(300, 0.0, "words")
     long = {"words": {k: 1000 * v for k, v in before["words"].items()}}, {"words": {k: 1000 * v for k, v in after["words"].items()}}
