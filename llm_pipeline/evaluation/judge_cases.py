@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,17 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     path = path / "rows.jsonl" if path.is_dir() else path
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    rows = read_jsonl(path)
+    try:
+        rows = read_jsonl(path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: expected an object, received {str(row)[:80]!r}")
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}:{number}: half of a surrogate pair (\\ud800 to \\udfff) in {str(row)[:80]!a}") from None
     if not rows:
         raise InputError(f"{path}: empty; expected one object per line")
     return rows
@@ -67,7 +76,7 @@ def _take_score(case: Case, row: Mapping[str, Any]) -> None:
     if not row.get("metric"):
         return
     metric, score = str(row["metric"]), row.get("score") if row.get("score") is not None else row.get("judged")
-    if isinstance(score, int | float):
+    if isinstance(score, int | float) and isfinite(score):
         case.scores[metric] = float(score)
     if row.get("problem"):
         case.doubts.append(f"{metric} gave no verdict: {row['problem']}")

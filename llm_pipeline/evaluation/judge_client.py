@@ -26,7 +26,7 @@ from llm_pipeline.store import content_hash
 Messages = Sequence[Mapping[str, str]]
 Sleep = Callable[[float], Awaitable[None]]
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-HOPELESS = frozenset({401, 403, 404, 405})
+HOPELESS = frozenset({401, 402, 403, 404, 405})
 """Answers that no other request would change: the run stops at once."""
 MOST_BYTES = 4_000_000
 
@@ -168,9 +168,10 @@ def _reply(body: bytes, seconds: float, attempts: int) -> Reply:
     try:
         content = json.loads(body)
         choice = content["choices"][0]
-        text, usage = choice["message"]["content"] or "", content.get("usage") or {}
+        text = str(choice["message"]["content"] or "").encode("utf-8", "replace").decode()
+        usage = content.get("usage") or {}
         tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        return Reply(str(text), str(choice.get("finish_reason") or ""), "", False, round(seconds, 4), attempts, *tokens)
+        return Reply(text, str(choice.get("finish_reason") or ""), "", False, round(seconds, 4), attempts, *tokens)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return Reply(error=f"not a chat completion ({type(error).__name__}: {error}): {body[:120]!r}", attempts=attempts)
 

@@ -20,6 +20,8 @@ from llm_pipeline.training.tracking import client
 
 EXPERIMENT = "human-review"
 CORRECTION = "The right answer"
+NOBODY = "default"
+"""Reviewer of what was said in a page without login."""
 _ITEM, _QUEUE = "review.item", "review.queue"
 _FEW = 10
 """Most options that MLflow offers as a choice; a longer scale is a number."""
@@ -159,7 +161,8 @@ def _said(item: Item, assessments: Sequence[Any]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     people = [a for a in assessments if a.source.source_type == "HUMAN" and a.valid is not False]
     for assessment in sorted(people, key=lambda a: a.last_update_time_ms):
-        row = rows.setdefault(assessment.source.source_id or "default", {"item": item.item, "reviewer": assessment.source.source_id})
+        reviewer = assessment.source.source_id or NOBODY
+        row = rows.setdefault(reviewer, {"item": item.item, "reviewer": reviewer})
         if assessment.name == _question(item) and assessment.feedback:
             row |= {"label": assessment.feedback.value, "comment": assessment.rationale or ""}
         elif assessment.name == CORRECTION and assessment.expectation:

@@ -243,6 +243,18 @@ def test_cases_come_from_rows_of_an_evaluation_or_plain_ones(tmp_path: Path) -> 
         read_cases(tmp_path / "bad.jsonl")
 
 
+def test_half_a_character_is_refused_in_a_file_and_replaced_in_a_reply(tmp_path: Path, judge_by: Callable[..., Judge]) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"id": "q", "question": "q", "answer": "\\ud800"}\n')
+    with pytest.raises(InputError, match=r"bad.jsonl:1: half of a surrogate pair"):
+        read_cases(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl").write_bytes(b'{"id": "\xff"}\n')
+    with pytest.raises(InputError, match="expected UTF-8"):
+        read_cases(tmp_path / "bad.jsonl")
+    judge = judge_by(lambda body, n: completion('{"reason": "\ud800", "score": 3}'))
+    judged, _ = judge.score([case("q", "a")])
+    assert (judged[0].verdict, judged[0].reason) == (3, "?")
+
+
 def test_pairs_are_the_questions_that_both_answered() -> None:
     one, other = [case("q1", "a"), case("q2", "b")], [case("q2", "c"), case("q3", "d")]
     assert [(a.answer, b.answer) for a, b in paired(one, other)] == [("b", "c")]

@@ -63,6 +63,7 @@ def test_a_queue_goes_to_mlflow_and_its_labels_come_back(home: Home) -> None:
         say("a", "Feedback", "nice", "alice")
         say("b", "Which answer is better?", "A", "alice")
         say("b", "Which answer is better?", "A", "bob")
+        say("b", "Which answer is better?", "B", "")
         say("c", "How good is the answer (1 to 5)?", "2", "bob")
         mlflow.log_expectation(
             trace_id=traces["c" * 16].info.trace_id, name=CORRECTION, value="Residents only.", source=AssessmentSource("HUMAN", "bob")
@@ -74,7 +75,11 @@ def test_a_queue_goes_to_mlflow_and_its_labels_come_back(home: Home) -> None:
     assert (again["added"], again["known"]) == (0, 3)
     assert mlflow.get_tracking_uri() == before
     opinions = check_opinions(import_opinions(uri, items, "weekly"), items)
-    assert review(items, opinions).votes == {"a" * 16: {"alice": True}, "b" * 16: {"alice": "A", "bob": "A"}, "c" * 16: {"bob": 2}}
+    assert review(items, opinions).votes == {
+        "a" * 16: {"alice": True},
+        "b" * 16: {"alice": "A", "bob": "A", "default": "B"},
+        "c" * 16: {"bob": 2},
+    }
     assert [o.corrected for o in opinions if o.corrected] == ["Residents only."]
 
     other = Item("d" * 16, "score", "q", ("a",), None, (), {"id": "q4"}, scale=Scale(1, 3, 2))
