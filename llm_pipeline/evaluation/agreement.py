@@ -41,11 +41,6 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable], labels: Seq
     return Agreement(len(first), _raw(table), _kappa_interval(joint, loss), _ac1(table), weights)
 
 
-def kappa(first: Sequence[Hashable], second: Sequence[Hashable], labels: Sequence[Hashable], weights: Weights = "nominal") -> float:
-    """Cohen's kappa: 1 is perfect, 0 what the two would agree by chance; NaN when both only ever used one and the same label."""
-    return float(_kappa(_Joint([first, second], labels).table(0, 1), _loss(labels, weights)))
-
-
 def kappa_gain(
     truth: Sequence[Hashable],
     rater: Sequence[Hashable],
