@@ -144,7 +144,9 @@ def _counts(value: float | None) -> bool:
 def _line(suite: SuiteFile, metric: Metric, row: Row, score: float | None, answer: str, reference: Any) -> dict[str, Any]:
     slices = {name: row[name] for name in (*COLUMNS, *suite.spec.slices, "variant") if row.get(name) is not None}
     question = row.get("question") or row.get("prefix") or row.get("text")
-    found = {"suite": suite.name, "id": str(row["id"]), "metric": metric.name, "score": score}
+    found: dict[str, Any] = {"suite": suite.name, "id": str(row["id"]), "metric": metric.name, "score": score}
+    if metric.lower_is_better:
+        found["lower_is_better"] = True  # for the gate, which may see the rows alone
     return found | {"question": question, "answer": answer, "reference": str(reference), "slices": slices}
 
 

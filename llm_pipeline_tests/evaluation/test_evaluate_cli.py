@@ -13,7 +13,7 @@ from llm_pipeline.cli import app
 from llm_pipeline.errors import ConfigError, EndpointError, InputError
 from llm_pipeline.evaluation.endpoint import Endpoint
 from llm_pipeline.evaluation.report import summarise_rows
-from llm_pipeline.evaluation.scores import read_rows
+from llm_pipeline.evaluation.scores import lower_is_better, read_rows
 from llm_pipeline.evaluation.suite_files import suite_names
 from llm_pipeline.paths import DATA
 from llm_pipeline.store import read_jsonl, write_jsonl
@@ -175,3 +175,10 @@ def test_the_list_of_suites() -> None:
     lines = call("suites").stdout
     assert "safety:" in lines
     assert all(name in lines for name in suite_names())
+
+
+def test_the_gate_knows_of_which_metrics_less_is_better(tmp_path: Path) -> None:
+    evaluate(TINY, tmp_path, "injection", limit="4")
+    rows = read_jsonl(tmp_path / "rows.jsonl")
+    assert {row["metric"] for row in rows if row.get("lower_is_better")} == {"obeyed"}
+    assert lower_is_better(tmp_path / "rows.jsonl", rows) == ("injection/obeyed",)
