@@ -185,4 +185,37 @@ def sft_dataset(config: SftConfig, home: HomeResource) -> Results:
     yield made("sft_dataset", artifact, metadata)
 
 
-assets: list[dg.AssetsDefinition] = [scrubbed_documents, signatures, evaluation_suites, corpus_snapshot, sft_dataset]
+@dg.asset(
+    **SNAPSHOT,
+    kinds={"json"},
+    tags={"stage": "preferences"},
+    deps=["sft_dataset", "corpus_snapshot"],
+    check_specs=[
+        blocking("preference_dataset", "pairs_are_trainable", "Two different answers to a question of the user, no turn is empty"),
+        blocking("preference_dataset", "no_leak_into_validation", "Train and validation share no cluster and no prompt"),
+    ],
+)
+def preference_dataset(config: SftConfig, home: HomeResource) -> Results:
+    """Right answers beside stale, wrong and invented ones, and what people said about logged answers."""
+    from llm_pipeline.curation.preferences import build_preferences, leaks, problems
+
+    place = home.open()
+    interactions = place.lake.read("interactions").to_pylist() if place.lake.days("interactions") else []
+    tuning = place.artifacts.named("sft_dataset")
+    snapshot = place.artifacts.get("corpus_snapshot", str(tuning.info["snapshot"]))
+    artifact = build_preferences(place, tuning, snapshot, interactions, config.seed)
+    train, validation = artifact.jsonl("train.jsonl"), artifact.jsonl("validation.jsonl")
+    yield check("preference_dataset", "pairs_are_trainable", problems([*train, *validation])[:10])
+    yield check("preference_dataset", "no_leak_into_validation", leaks(train, validation))
+    metadata = {
+        "dagster/row_count": len(train) + len(validation),
+        "train": len(train),
+        "validation": len(validation),
+        "feedback_unused": dg.MetadataValue.json(dict(artifact.info["feedback_unused"])),
+        "examples": records([{key: str(row[key]) for key in ("kind", "chosen", "rejected")} for row in train[:12]]),
+        **bars(dict(artifact.info["train"]), "Pairs by kind", "pairs"),
+    }
+    yield made("preference_dataset", artifact, metadata)
+
+
+assets: list[dg.AssetsDefinition] = [scrubbed_documents, signatures, evaluation_suites, corpus_snapshot, sft_dataset, preference_dataset]

@@ -6,6 +6,7 @@ import dagster as dg
 
 CURATION_BY_DAY = ["documents", "filtered_documents", "scrubbed_documents", "signatures", "chunks"]
 MODEL = ["corpus_snapshot", "evaluation_suites", "sft_dataset", "tokenizer", "base_model", "sft_checkpoint", "candidate_model"]
+ALIGNMENT = ["preference_dataset", "preference_checkpoint"]
 INDEX = ["vector_index", "retrieval_report"]
 GATE = ["eval_report", "rag_report", "safety_report", "promotion_decision"]
 ROLLOUT = ["release", "deployed_endpoint"]
@@ -22,6 +23,12 @@ retrain = dg.define_asset_job(
     "retrain",
     selection=dg.AssetSelection.assets(*MODEL, *INDEX, *GATE, *ROLLOUT, *CARDS),
     description="Snapshot, dataset, training, evaluation, gate, release and rollout; what did not change is reused.",
+    tags={"dagster/max_retries": "1"},
+)
+align = dg.define_asset_job(
+    "align",
+    selection=dg.AssetSelection.assets(*ALIGNMENT),
+    description="Preference pairs from tuning rows and feedback, and the candidate trained on them.",
     tags={"dagster/max_retries": "1"},
 )
 deploy = dg.define_asset_job(
@@ -46,4 +53,4 @@ describe = dg.define_asset_job(
     description="Data card, model card and audit log.",
 )
 
-jobs = [daily_curation, retrain, deploy, refresh_index, monitoring_daily, describe]
+jobs = [daily_curation, retrain, align, deploy, refresh_index, monitoring_daily, describe]

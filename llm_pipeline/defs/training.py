@@ -1,8 +1,10 @@
-"""Training as assets: tokenizer and base model, the fine-tuned checkpoint, and the candidate that evaluation judges."""
+"""Training as assets: tokenizer and base model, the tuned, aligned and distilled checkpoints, and the candidate that evaluation judges."""
 
 import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import dagster as dg
@@ -12,11 +14,20 @@ from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.errors import TrainingError
 from llm_pipeline.store import Artifact, Home
+from llm_pipeline.training.curves import loss_curve
 from llm_pipeline.training.interrupt import signal_on_parent_death
 from llm_pipeline.training.launch import Message
 from llm_pipeline.training.recipe import Recipe, load_recipe
 
 OWNERS = ["team:ml"]
+TRAINED: dict[str, Any] = {
+    "group_name": "training",
+    "kinds": {"pytorch", "deepspeed", "mlflow"},
+    "owners": OWNERS,
+    "tags": {"cost": "high"},
+    "pool": "training",
+    "retry_policy": dg.RetryPolicy(max_retries=2, delay=1),
+}
 
 
 class RecipeConfig(dg.Config):
@@ -45,46 +56,88 @@ def base_model(config: RecipeConfig, home: HomeResource) -> dg.MaterializeResult
     return _result(make_base(home.open(), config.load()))
 
 
-@dg.asset(
-    group_name="training",
-    kinds={"pytorch", "deepspeed", "mlflow"},
-    owners=OWNERS,
-    tags={"cost": "high"},
-    deps=["sft_dataset", "base_model", "tokenizer"],
-    pool="training",
-    retry_policy=dg.RetryPolicy(max_retries=2, delay=1),
-)
+class PreferenceRecipe(RecipeConfig):
+    """As for `sft_checkpoint`; by default DPO, and `kto` learns from single answers."""
+
+    recipe: str = "dpo"
+
+
+class DistillationRecipe(RecipeConfig):
+    """As for `sft_checkpoint`; by default a student with half the layers of the candidate."""
+
+    recipe: str = "distill"
+
+
+class Checkpoint(Enum):
+    """What a candidate can be made of."""
+
+    SFT = "sft_checkpoint"
+    PREFERENCE = "preference_checkpoint"
+    DISTILLED = "distilled_checkpoint"
+
+
+class CandidateConfig(dg.Config):
+    """Which checkpoint becomes the candidate."""
+
+    checkpoint: Checkpoint = Checkpoint.SFT
+
+
+@dg.asset(**TRAINED, deps=["sft_dataset", "base_model", "tokenizer"])
 def sft_checkpoint(context: dg.AssetExecutionContext, config: RecipeConfig, home: HomeResource) -> dg.MaterializeResult[Any]:
     """LoRA adapters fine-tuned on `sft_dataset` by TRL under DeepSpeed ZeRO, in a process of its own that streams its progress."""
+    artifacts = home.open().artifacts
+    return _train(context, home, config.load(), artifacts.named("sft_dataset"), artifacts.named("base_model"))
+
+
+@dg.asset(**TRAINED, deps=["preference_dataset", "candidate_model"])
+def preference_checkpoint(context: dg.AssetExecutionContext, config: PreferenceRecipe, home: HomeResource) -> dg.MaterializeResult[Any]:
+    """The candidate aligned with preferences (DPO or KTO) on `preference_dataset`: fewer stale, wrong and invented answers."""
+    artifacts = home.open().artifacts
+    return _train(context, home, config.load(), artifacts.named("preference_dataset"), artifacts.named("candidate_model"))
+
+
+@dg.asset(**TRAINED, deps=["sft_dataset", "candidate_model"])
+def distilled_checkpoint(context: dg.AssetExecutionContext, config: DistillationRecipe, home: HomeResource) -> dg.MaterializeResult[Any]:
+    """A smaller student of the candidate: it learns the candidate's distribution over every token of the answers of `sft_dataset`."""
+    artifacts, recipe = home.open().artifacts, config.load()
+    candidate = artifacts.named("candidate_model")
+    taught = replace(recipe, distillation=replace(recipe.distillation, teacher=str(candidate.file("model"))))
+    return _train(context, home, taught, artifacts.named("sft_dataset"), candidate)
+
+
+@dg.asset(group_name="training", kinds={"pytorch", "mlflow"}, owners=OWNERS, tags={"cost": "low"}, deps=["sft_checkpoint", "base_model"])
+def candidate_model(config: CandidateConfig, home: HomeResource) -> dg.MaterializeResult[Any]:
+    """The checkpoint as a standalone model (an adapter is merged into its base), registered in MLflow under the alias `challenger`."""
+    from llm_pipeline.training.merge import make_candidate, register_candidate
+
     place = home.open()
+    candidate = make_candidate(place, place.artifacts.named(config.checkpoint.value))
+    version = register_candidate(place, candidate)
+    return _result(candidate, {"registered_version": int(version), "data_versions": dg.MetadataValue.json(dict(candidate.inputs))})
+
+
+def _train(
+    context: dg.AssetExecutionContext, home: HomeResource, recipe: Recipe, dataset: Artifact, base: Artifact
+) -> dg.MaterializeResult[Any]:
+    """The checkpoint of this asset's name, with its curve and where it comes from."""
     try:
-        checkpoint = _fine_tune(context, place, config.load())
+        checkpoint = _under_pipes(context, home.open(), recipe, dataset, base)
     except TrainingError as error:
         raise dg.Failure(str(error), allow_retries=error.retryable) from error
     trained = checkpoint.json("training.json")
+    inputs = checkpoint.inputs
     extra = {
-        "loss_curve": _loss_curve(trained["curve"]),
+        "loss_curve": figure(loss_curve(trained["curve"])),
         "tokens_per_second": float(trained.get("tokens_per_second") or 0.0),
         "seconds": float(trained.get("seconds") or 0.0),
-        "data_versions": dg.MetadataValue.json({key: checkpoint.inputs[key] for key in ("sft_dataset", "base_model", "code")}),
-        "recipe": dg.MetadataValue.json(checkpoint.inputs["recipe"]),
+        "data_versions": dg.MetadataValue.json({key: inputs[key] for key in (dataset.kind, base.kind, "code")}),
+        "recipe": dg.MetadataValue.json(inputs["recipe"]),
         "mlflow_run_id": checkpoint.info.get("mlflow_run_id", ""),
     }
     return _result(checkpoint, extra)
 
 
-@dg.asset(group_name="training", kinds={"pytorch", "mlflow"}, owners=OWNERS, tags={"cost": "low"}, deps=["sft_checkpoint", "base_model"])
-def candidate_model(home: HomeResource) -> dg.MaterializeResult[Any]:
-    """The adapter merged into its base: a standalone model, registered in MLflow under the alias `challenger`."""
-    from llm_pipeline.training.merge import make_candidate, register_candidate
-
-    place = home.open()
-    candidate = make_candidate(place, place.artifacts.named("sft_checkpoint"))
-    version = register_candidate(place, candidate)
-    return _result(candidate, {"registered_version": int(version), "data_versions": dg.MetadataValue.json(dict(candidate.inputs))})
-
-
-def _fine_tune(context: dg.AssetExecutionContext, place: Home, recipe: Recipe) -> Artifact:
+def _under_pipes(context: dg.AssetExecutionContext, place: Home, recipe: Recipe, dataset: Artifact, base: Artifact) -> Artifact:
     """Train under Pipes: what the worker reports becomes observations of this asset while it runs."""
     from llm_pipeline.training.sft import make_checkpoint
 
@@ -108,25 +161,13 @@ def _fine_tune(context: dg.AssetExecutionContext, place: Home, recipe: Recipe) -
         return make_checkpoint(
             place,
             recipe,
-            place.artifacts.named("sft_dataset"),
-            place.artifacts.named("base_model"),
+            dataset,
+            base,
+            kind=context.asset_key.to_user_string(),
             on_message=show,
             env=session.get_bootstrap_env_vars(),
             poll=messages,
         )
-
-
-def _loss_curve(points: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
-    from matplotlib.figure import Figure
-
-    plot = Figure(figsize=(6, 3))
-    loss, rate = plot.add_subplot(), None
-    loss.plot([point["step"] for point in points], [point["loss"] for point in points], color="#1f5fbf", label="loss")
-    loss.set(xlabel="step", ylabel="loss (nats per token)")
-    rate = loss.twinx()
-    rate.plot([point["step"] for point in points], [point["learning_rate"] for point in points], color="#b0b0b0", linewidth=1)
-    rate.set_ylabel("learning rate")
-    return figure(plot)
 
 
 def _result(artifact: Artifact, extra: Mapping[str, Any] | None = None) -> dg.MaterializeResult[Any]:
@@ -135,4 +176,4 @@ def _result(artifact: Artifact, extra: Mapping[str, Any] | None = None) -> dg.Ma
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(artifact.id))
 
 
-defs = dg.Definitions(assets=[tokenizer, base_model, sft_checkpoint, candidate_model])
+defs = dg.Definitions(assets=[tokenizer, base_model, sft_checkpoint, preference_checkpoint, distilled_checkpoint, candidate_model])
