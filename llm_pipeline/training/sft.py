@@ -40,6 +40,12 @@ def fingerprint(recipe: Recipe, dataset: Artifact, base: Artifact) -> dict[str, 
     return {**circumstances(recipe), dataset.kind: dataset.id, base.kind: base.id}
 
 
+def rows_for(recipe: Recipe, dataset: Artifact) -> tuple[Path, Path]:
+    """The files to train and to validate on: `train.jsonl` and `validation.jsonl`, for KTO the same as single answers."""
+    prefix = "liked_" if recipe.method == "kto" and (dataset.path / "liked_train.jsonl").exists() else ""
+    return dataset.file(f"{prefix}train.jsonl"), dataset.path / f"{prefix}validation.jsonl"
+
+
 def make_checkpoint(
     home: Home,
     recipe: Recipe,
@@ -53,7 +59,7 @@ def make_checkpoint(
 ) -> Artifact:
     """The artefact of one training: `adapter/` or `model/`, and `training.json`.
 
-    `dataset` holds `train.jsonl` (and `validation.jsonl`) with the rows of the recipe's method, `base` a model folder `model/`.
+    `dataset` holds the rows of the recipe's method, `base` a model folder `model/`, which the recipe's own base gives way to.
     `env` and `poll` are for an orchestrator's Pipes.
     """
     inputs = fingerprint(recipe, dataset, base)
@@ -69,7 +75,7 @@ def make_checkpoint(
             on_message(message)
             tracker(message)
 
-        files = dataset.file("train.jsonl"), dataset.path / "validation.jsonl"
+        files = rows_for(recipe, dataset)
         info = run(recipe, base.file("model"), *files, work, folder, inputs, on_message=tell, env=env, poll=poll)
         info["mlflow_run_id"] = tracker.finish(info, folder)
         _record(folder, info, inputs, work)
