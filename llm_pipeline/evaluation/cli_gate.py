@@ -15,7 +15,9 @@ from llm_pipeline.evaluation.gate_policy import GatePolicy, matching
 from llm_pipeline.shell import JsonOption
 
 CODES = {"promote": 0, "reject": 3, "insufficient": 4}
-ChampionArgument = Annotated[Path, typer.Argument(exists=True, metavar="CHAMPION", help="Rows id, metric, score as JSONL, also .gz.")]
+ChampionArgument = Annotated[
+    Path, typer.Argument(exists=True, metavar="CHAMPION", help="JSONL rows id, metric, score (and suite, mode, cluster), also .gz.")
+]
 ChallengerArgument = Annotated[Path, typer.Argument(exists=True, metavar="CHALLENGER", help="The same examples, scored for the new model.")]
 PolicyOption = Annotated[
     Path | None,

@@ -21,7 +21,7 @@ class GatePolicy:
     margins: Mapping[str, float] = field(default_factory=dict)
     """How much a guard may lose, in its own units. On the primary: a gain that is surely smaller is no reason to promote."""
     margin: float = 0.02
-    """The same for guards not named in `margins`: absolute for scores from 0 to 1, else a share of the champion's mean."""
+    """The same for guards not named in `margins`: absolute for scores from -1 to 1, else a share of the champion's mean size."""
     lower_is_better: tuple[str, ...] = ()
     report_only: tuple[str, ...] = ()
     """Metrics that are shown and have no say."""

@@ -96,7 +96,8 @@ def pair_metrics(champion: Scores, challenger: Scores, policy: GatePolicy) -> tu
     def make(name: str) -> Pairing:
         test, before, after = tests[name]
         role: Role = "primary" if name == primary else "report" if name in silent else "guard"
-        scale = 1.0 if all(0 <= x <= 1 for x in champion[name].values()) else abs(before)
+        sizes = [abs(score) for score in champion[name].values()]
+        scale = 1.0 if max(sizes) <= 1 else sum(sizes) / len(sizes)
         if role == "primary":
             margin, alpha = margins.get(name) if tried == 1 else None, policy.alpha / tried
         else:

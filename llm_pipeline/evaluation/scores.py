@@ -54,11 +54,20 @@ def lower_is_better(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str,
 
 
 def scores_of(rows: Iterable[Mapping[str, Any]]) -> Scores:
-    """Scores by metric and id; the order of the rows leaves no trace."""
-    scores: Scores = {}
+    """Scores by metric and id; the order of the rows leaves no trace.
+
+    Rows of one `cluster` (variants of one question, turns of one conversation) say less than as many questions, so they count as one
+    example with their mean.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        scores.setdefault(metric_name(row), {})[str(row["id"])] = float(row["score"])
-    return {metric: dict(sorted(scores[metric].items())) for metric in sorted(scores)}
+        example = str(row["id"] if row.get("cluster") is None else row["cluster"])
+        found.setdefault(metric_name(row), {}).setdefault(example, {})[str(row["id"])] = float(row["score"])
+    return {metric: {example: _mean(scores) for example, scores in sorted(of.items())} for metric, of in sorted(found.items())}
+
+
+def _mean(scores: Mapping[str, float]) -> float:
+    return sum(scores[name] for name in sorted(scores)) / len(scores)
 
 
 def metric_name(row: Mapping[str, Any]) -> str:

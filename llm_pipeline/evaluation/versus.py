@@ -75,12 +75,12 @@ def _slices(pairs: Mapping[str, Sequence[Row]], policy: GatePolicy) -> list[dict
 
 
 def _difference(rows: Sequence[Row], policy: GatePolicy) -> dict[str, Any]:
-    before, after = [float(row["before"]["score"]) for row in rows], [float(row["after"]["score"]) for row in rows]
-    test = paired_test(before, after)
+    before, after = (next(iter(scores_of(row[side] for row in rows).values())) for side in ("before", "after"))
+    test = paired_test(list(before.values()), [after[example] for example in before])
     return {
         "n": test.n,
-        "champion": sum(before) / test.n,
-        "challenger": sum(after) / test.n,
+        "champion": sum(before.values()) / test.n,
+        "challenger": sum(after.values()) / test.n,
         "difference": test.difference,
         "interval": [bound if isfinite(bound) else None for bound in test.interval(policy.alpha)],
         "p_value": min(1.0, 2 * min(test.above(0), test.below(0))),

@@ -114,6 +114,8 @@ def test_margins_of_other_scales_are_shares_of_the_champion() -> None:
     long = {"words": {k: 1000 * v for k, v in before["words"].items()}}, {"words": {k: 1000 * v for k, v in after["words"].items()}}
     decision = judge(*joined(binary(300, 60, 5), long), EM)
     assert decision.metrics["words"]["margin"] == pytest.approx(0.02 * decision.metrics["words"]["champion"])
+    changes = named("drop", [(-1) ** i * 0.5 for i in range(300)])
+    assert judge(*joined(binary(300, 60, 5), (changes, changes)), EM).metrics["drop"]["margin"] == 0.02
 
 
 def test_a_metric_without_a_say() -> None:
@@ -167,6 +169,20 @@ def test_names_that_mean_no_metric_or_several() -> None:
 def test_a_policy_is_checked_when_built(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         GatePolicy(**settings)
+
+
+def test_variants_of_one_question_count_once() -> None:
+    """Ten copies of each answer are no evidence: the p-value is that of the questions, not a tenth of it."""
+
+    def copies(right: int) -> list[dict[str, Any]]:
+        found = [{"id": f"q{i}v{v}", "cluster": f"q{i}", "metric": "em", "score": i < right} for i in range(60) for v in range(10)]
+        return [*found, {"id": "alone", "cluster": None, "metric": "em", "score": 1}]
+
+    decision = judge(scores_of(copies(30)), scores_of(copies(34)))
+    assert (decision.verdict, decision.metrics["em"]["n"]) == ("insufficient", 61)
+    assert decision.metrics["em"]["p_value"] == pytest.approx(2 * (0.5**4 / 2))
+    mixed = scores_of([{"id": v, "cluster": "q", "metric": "em", "score": v == "a"} for v in "abcd"])
+    assert mixed == {"em": {"q": 0.25}}
 
 
 pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 100), st.integers(0, 100)), min_size=30, max_size=80)
