@@ -107,7 +107,8 @@ def find_suite(name: str) -> SuiteFile:
         return load_suite(path)
     if path.suffix == ".jsonl":
         spec = SuiteSpec(f"questions of {path.name}", ("exact_match", "rouge_l"))
-        return make_suite(path.stem, spec, _read(path), where=str(path), folder=path.parent)
+        rows = [{"id": content_hash(row)} | row for row in _read(path)]
+        return make_suite(path.stem, spec, rows, where=str(path), folder=path.parent)
     if name not in suite_names():
         raise ConfigError(f"suite {name!r}: expected a file or a name of {FOLDER}{near(name, suite_names())}")
     return load_suite(FOLDER / f"{name}.yaml")
@@ -131,9 +132,11 @@ def make_suite(name: str, spec: SuiteSpec, rows: Sequence[Row], *, where: str = 
         if any("choices" in metric.needs for metric in metrics) and "choices" not in row and "prefix" in row:
             row["choices"] = candidates(str(row["answer"]), int(row.get("candidates", CANDIDATES)))
         if missing := [column for column in needed if row.get(column) is None]:
-            raise InputError(f"{where}:{number}: the column {missing[0]!r} is missing; the suite needs {', '.join(needed)}")
+            raise InputError(
+                f"{where}:{number}: the column {missing[0]!r} is missing; received {', '.join(row)}; the suite needs {', '.join(needed)}"
+            )
         if not any(row.get(column) for column in ("question", "text", "prefix")):
-            raise InputError(f"{where}:{number}: expected one of question, text and prefix")
+            raise InputError(f"{where}:{number}: received {', '.join(row)}; expected one of question, text and prefix")
         if str(row["id"]) in seen:
             raise InputError(f"{where}:{number}: the id {row['id']!r} stands twice")
         seen.add(str(row["id"]))

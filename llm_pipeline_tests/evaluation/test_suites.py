@@ -79,7 +79,7 @@ def test_the_id_follows_the_content(folder: Path) -> None:
         ("description: d\nmetrics: [exact_match]\nperturb: [typos]", ROWS, "did you mean 'typo'"),
         ("description: d\nmetrics: [exact_match]\nthresholds: {rouge_l: {at_least: 1}}", ROWS, "does not measure 'rouge_l'"),
         ("description: d\nmetrics: [exact_match]", [{"id": "1", "question": "?"}], r"mine\.jsonl:1: the column 'answer' is missing"),
-        ("description: d\nmetrics: [toxicity]", [{"id": "1"}], r"mine\.jsonl:1: expected one of question, text and prefix"),
+        ("description: d\nmetrics: [toxicity]", [{"id": "1"}], r"mine\.jsonl:1: received id; expected one of question, text and prefix"),
         ("description: d\nmetrics: [exact_match]", ROWS * 2, r"mine\.jsonl:2: the id '1' stands twice"),
         ("description: d\nmetrics: [exact_match]", [], "no rows"),
         ("description: d\nmetrics: [exact_match]\nrows: other.jsonl", ROWS, r"other\.jsonl: no such file"),
@@ -100,6 +100,9 @@ def test_a_suite_that_does_not_exist() -> None:
 def test_a_plain_file_of_questions_is_a_suite(folder: Path) -> None:
     suite = find_suite(str(folder / "mine.jsonl"))
     assert [metric.name for metric in suite.metrics] == ["exact_match", "rouge_l"]
+    write_jsonl(folder / "bare.jsonl", [{"question": "What is the fee?", "answer": "$5"}, {"question": "Why?", "answer": "$5"}])
+    one, two = find_suite(str(folder / "bare.jsonl")).rows
+    assert one["id"] != two["id"], "rows without an id are told apart by what they say"
 
 
 def test_a_sample_keeps_pairs_whole_and_every_kind_of_row() -> None:
