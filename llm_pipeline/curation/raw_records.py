@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 MAX_ROW = 32 << 20
 """Bytes of one row or one text file; a longer one is quarantined and what follows it goes on."""
@@ -19,7 +21,7 @@ PDF, EMAIL = "application/pdf", "message/rfc822"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """One row as read; `problem` is `reason: detail`. The content of a row format is always UTF-8 JSON, whatever the file was in."""
 
@@ -33,6 +35,8 @@ class Record:
     encoding: str | None = None
     """What the row was decoded from where that was not UTF-8."""
     retrieved_at: str | None = None
+    parsed: Mapping[str, Any] | None = None
+    """What the JSON says, where the reader had to parse it anyway."""
 
 
 def broken(uri: str, row: int, media_type: str, content: bytes, problem: str) -> Record:

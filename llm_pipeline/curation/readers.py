@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from llm_pipeline.curation.unpack import Stream, file_stream, packing, unpacked
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Home, content_hash
 
-__all__ = ["JSON", "RAW_SCHEMA", "Record", "decode", "is_suite_columns", "local_path", "raw_batches", "raw_table", "read_file"]
+__all__ = ["JSON", "RAW_SCHEMA", "Record", "decode", "is_suite_columns", "local_path", "raw_batches", "raw_rows", "raw_table", "read_file"]
 
 BATCH_ROWS, BATCH_BYTES = 4096, 32 << 20
 """A batch of raw rows ends after so many rows or bytes."""
@@ -91,16 +92,29 @@ def _records(source: Source, home: Home, day: str) -> Iterator[Record]:
 
 def raw_batches(source: Source, records: Iterable[Record], day: str | None = None) -> Iterator[pa.Table]:
     """Tables of RAW_SCHEMA of at most BATCH_ROWS rows and about BATCH_BYTES bytes."""
+    for batch in _batches(records):
+        yield raw_table(source, batch, day)
+
+
+def raw_rows(source: Source, records: Iterable[Record]) -> Iterator[list[dict[str, Any]]]:
+    """The same batches for whoever reads every row once: what `normalise_rows` needs, and no table."""
+    names = ("uri", "row", "external_id", "media_type", "content", "problem", "encoding", "parsed")
+    values, same = attrgetter(*names), {"source": source.name, "licence": source.licence}
+    for batch in _batches(records):
+        yield [same | dict(zip(names, values(record), strict=True)) for record in batch]
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     batch: list[Record] = []
     size = 0
     for record in records:
         batch.append(record)
         size += len(record.content)
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield raw_table(source, batch, day)
+            yield batch
             batch, size = [], 0
     if batch:
-        yield raw_table(source, batch, day)
+        yield batch
 
 
 def raw_table(source: Source, records: Sequence[Record], day: str | None = None) -> pa.Table:
@@ -150,7 +164,8 @@ def read_file(path: Path, root: Path, day: str | None = None, *, suites: bool = 
         problem = f"unreadable: {getattr(error, 'strerror', None) or type(error).__name__}"
     records = iter([_damaged(uri, 0, problem)]) if problem else _contents(path, uri, suites)
     for record in records:
-        yield replace(record, day=record.day or day, retrieved_at=stamp)
+        record.day, record.retrieved_at = record.day or day, stamp
+        yield record
 
 
 def _refusal(path: Path, root: Path) -> str | None:

@@ -28,7 +28,9 @@ def is_day(text: str) -> bool:
     return re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) is not None
 
 
-def structured(uri: str, number: int, content: bytes, row: Mapping[str, Any], encoding: str | None = None) -> Record:
+def structured(
+    uri: str, number: int, content: bytes, row: Mapping[str, Any], encoding: str | None = None, parsed: Mapping[str, Any] | None = None
+) -> Record:
     """A record of a row format takes its own id, uri and day from the row where it has them."""
     identity = next((name for key in _IDS if (name := _name(row.get(key)))), None)
     own = next((name for key in ("uri", "url") if isinstance(row.get(key), str) and (name := _name(row[key]))), None)
@@ -41,6 +43,7 @@ def structured(uri: str, number: int, content: bytes, row: Mapping[str, Any], en
         identity,
         day=day if isinstance(day, str) and is_day(day) else None,
         encoding=encoding,
+        parsed=parsed,
     )
 
 
@@ -69,7 +72,7 @@ def read_jsonl(stream: Stream, uri: str) -> Iterator[Record]:
         if encoding or (b"\\u" in line and _ESCAPED_SURROGATE.search(line)):
             line = _as_json(row)
             row = json.loads(line)
-        yield structured(uri, number, line, row, encoding)
+        yield structured(uri, number, line, row, encoding, row)
 
 
 def _not_json(line: bytes, error: Exception) -> str:

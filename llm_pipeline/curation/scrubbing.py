@@ -41,30 +41,33 @@ def _span_table(ids: Sequence[str], spans: Sequence[Span]) -> pa.Table:
 
 def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Table, pa.Table, pa.Table]:
     """(scrubbed documents, spans, ledger); titles and messages are scrubbed too, spans are offsets into `text`."""
-    rows: list[Row] = documents.select([name for name in DOCUMENT_SCHEMA.names if name in documents.column_names]).to_pylist()
+    rows: list[Row] = documents.select(["id", "uri", "row", "text", "messages"]).to_pylist()
     ids = [row["id"] for row in rows]
     texts, spans = scrub_texts([row["text"] for row in rows], policy, ids)
-    titles, _ = scrub_texts([row["title"] or "" for row in rows], policy, ids)
+    titles, _ = scrub_texts([title or "" for title in documents["title"].to_pylist()], policy, ids)
     by_row: dict[int, list[Span]] = defaultdict(list)
     for span in spans:
         by_row[span.text].append(span)
-    messages = _messages(rows, by_row, policy)
-    scrubbed = [
-        {**row, "text": text, "title": title, "messages": said}
-        for row, text, title, said in zip(rows, texts, titles, messages, strict=True)
-    ]
+    new: dict[str, Any] = {"text": texts, "title": titles, "messages": _messages(rows, by_row, policy)}
+    scrubbed = [pa.array(new[field.name], field.type) if field.name in new else _column(documents, field) for field in DOCUMENT_SCHEMA]
     entries = [
         _entry(rows[i], entity, n, policy) for i in sorted(by_row) for entity, n in sorted(Counter(s.entity for s in by_row[i]).items())
     ]
     return (
-        pa.Table.from_pylist(scrubbed, schema=DOCUMENT_SCHEMA),
+        pa.Table.from_arrays(scrubbed, schema=DOCUMENT_SCHEMA),
         _span_table(ids, spans),
         ledger_table(day, entries),
     )
 
 
+def _column(documents: pa.Table, field: Any) -> Any:
+    return documents[field.name].cast(field.type) if field.name in documents.column_names else pa.nulls(documents.num_rows, field.type)
+
+
 def _messages(rows: Sequence[Row], spans: dict[int, list[Span]], policy: PiiPolicy) -> list[str | None]:
     """The messages of every row with the spans of its text taken out; what shows only in a message alone is taken out as well."""
+    if not any(row["messages"] for row in rows):
+        return [None] * len(rows)
     said: list[list[dict[str, str]]] = [json.loads(row["messages"]) if row["messages"] else [] for row in rows]
     for i, messages in enumerate(said):
         if messages and i in spans:

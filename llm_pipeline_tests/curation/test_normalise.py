@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import ftfy
@@ -152,6 +153,13 @@ TEXTS = st.one_of(st.text(st.sampled_from(_ODD), max_size=12), st.text(max_size=
 def _mojibake(draw: st.DrawFn) -> str:
     text = draw(st.text(st.sampled_from("äöüéà“”’–…абв你好ñß ab"), max_size=8))
     return text.encode().decode(draw(st.sampled_from(["latin-1", "cp437", "mac-roman"])))
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=60))
+def test_control_characters_and_the_blanks_of_a_title_are_those_of_the_pattern(text: str) -> None:
+    assert normalise_text._without_controls(text) == re.sub(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]", "", text)
+    line = text.strip().split("\n", 1)[0]
+    assert normalise_text.title_of(text)[:99] == re.sub(r"^[#\s]+|[#\s]+$", "", line)[:99]
 
 
 @settings(max_examples=500, deadline=None)

@@ -16,9 +16,9 @@ import pytest
 import zstandard
 
 from llm_pipeline.curation import readers
-from llm_pipeline.curation.normalise import Draft, draft_of
+from llm_pipeline.curation.normalise import Draft, draft_of, normalise, normalise_rows
 from llm_pipeline.curation.raw_records import DOCX, EMAIL
-from llm_pipeline.curation.readers import Record, decode, raw_batches, read_file, read_source, suite_files
+from llm_pipeline.curation.readers import Record, decode, raw_batches, raw_rows, read_file, read_source, suite_files
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Home
@@ -256,3 +256,15 @@ def test_batches_end_by_rows_and_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     records = _read(tmp_path, "a.jsonl", jsonl([{"text": "x" * 100}] * 10))
     monkeypatch.setattr(readers, "BATCH_BYTES", 300)
     assert [table.num_rows for table in raw_batches(_source(tmp_path), records)] == [3, 3, 3, 1]
+
+
+def test_rows_read_once_make_the_documents_that_their_table_makes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": 1, "text": "A text."}, {"text": None}, {"prompt": "Why?", "response": "So."}, {}, {"title": "T\ud800", "text": "B"}]
+    path.write_bytes(jsonl(rows) + b"[1]\n{broken\n" + '{"text": "déjà"}\n'.encode("cp1252"))
+    source = _source(tmp_path)
+    [table] = raw_batches(source, read_file(path, tmp_path))
+    [parsed] = raw_rows(source, read_file(path, tmp_path))
+    assert [table.to_pylist() for table in normalise_rows(parsed, "2026-01-01")] == [
+        made.to_pylist() for made in normalise(table, "2026-01-01")
+    ]
