@@ -30,17 +30,17 @@ def run_task(
     limit: int | None = None,
     chat: bool = False,
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """Rows {suite, id, metric, score, ...} of a task or group, and one part of the report for each task in it.
+    """Rows {suite, id, metric, score, ...} of a task or group, and one part of the report for each task and group in it.
 
     An address answers generation tasks by chat. Tasks of log-likelihoods need one whose /v1/completions echoes with log-probabilities
     and are refused without, since such a server would score chance. `chat` puts a folder's chat template around the questions.
     """
-    with _quiet():
+    with _quiet(), _explained(task):
         from lm_eval.evaluator import simple_evaluate  # type: ignore[import-untyped]
         from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
         manager = _manager(TaskManager, task, include_path)
-        kinds = _output_types(manager, task)
+        kinds = {loaded.get_config("output_type") for loaded in manager.load([task])["tasks"].values()}
         lm = _local(model) if isinstance(model, Path) else _remote(model, kinds, task)
         found = simple_evaluate(
             lm,
@@ -53,7 +53,7 @@ def run_task(
     if found is None:
         raise InputError(f"{PREFIX}{task}: lm-evaluation-harness gave no result")
     rows = [row for name, samples in found["samples"].items() for sample in samples for row in _rows(f"{PREFIX}{name}", sample)]
-    return rows, [_report(name, found, rows) for name in found["samples"]]
+    return rows, [_report(name, found, rows) for name in (*found["samples"], *found.get("groups", ()))]
 
 
 def _manager(make: Any, task: str, include_path: Path | None) -> Any:
@@ -66,14 +66,6 @@ def _manager(make: Any, task: str, include_path: Path | None) -> Any:
     if task not in manager.all_tasks:
         raise ConfigError(f"{PREFIX}{task}: lm-evaluation-harness has no such task{near(task, manager.all_tasks)[:300]}")
     return manager
-
-
-def _output_types(manager: Any, task: str) -> set[str]:
-    """What the task's parts ask of a model; loading them also fetches their data."""
-    try:
-        return {loaded.get_config("output_type") for loaded in manager.load([task])["tasks"].values()}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{PREFIX}{task}: its data cannot be loaded ({type(error).__name__}: {str(error)[:300]})") from error
 
 
 def _local(model: Path) -> Any:
@@ -112,7 +104,7 @@ def _rows(suite: str, sample: Mapping[str, Any]) -> Rows:
 def _report(task: str, found: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     suite, better = f"{PREFIX}{task}", found["higher_is_better"].get(task, {})
     figures = []
-    for name, value in found["results"][task].items():
+    for name, value in (found["results"].get(task) or found["groups"][task]).items():
         metric, separator, filtered = name.partition(",")
         if not separator or metric.endswith("_stderr"):
             continue
@@ -131,8 +123,17 @@ def _report(task: str, found: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
             }
         )
     head = {"suite": suite, "id": found.get("task_hashes", {}).get(task) or str(found["versions"].get(task)), "kind": "benchmark"}
-    n = found["n-samples"][task]["effective"]
+    n = found["n-samples"].get(task, {}).get("effective")  # a group has none of its own
     return head | {"description": "lm-evaluation-harness", "n": n, "figures": figures, "thresholds": [], "skipped": {}}
+
+
+@contextmanager
+def _explained(task: str) -> Iterator[None]:
+    """The harness has no errors of its own: data out of reach, a broken task file and unsafe code all come as these two."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(f"{PREFIX}{task}: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 @contextmanager

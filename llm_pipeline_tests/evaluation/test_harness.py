@@ -52,8 +52,15 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(3, 9)
     ]
     (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
-    for name, kind, rest in (("local_reading", "generate_until", READING), ("local_choices", "multiple_choice", CHOICES)):
+    for name, kind, rest in (
+        ("local_reading", "generate_until", READING),
+        ("local_choices", "multiple_choice", CHOICES),
+        ("local_again", "multiple_choice", CHOICES),
+    ):
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, rows=folder / "rows.json", kind=kind, rest=rest))
+    (folder / "lost.yaml").write_text(TASK.format(name="lost", rows=folder / "absent.json", kind="multiple_choice", rest=CHOICES))
+    mean = "{metric: acc, aggregation: mean, weight_by_size: true}"
+    (folder / "both.yaml").write_text(f"group: local_both\ntask: [local_choices, local_again]\naggregate_metric_list: [{mean}]\n")
     return folder
 
 
@@ -86,10 +93,20 @@ def test_a_checkpoint_reads_and_chooses(tasks: Path) -> None:
     assert figure["value"] == figure["mean"] >= 5 / 6
     assert scores_of(rows) == {"lm_eval:local_reading/exact_match,stripped": {row["id"]: row["score"] for row in rows}}
     assert {row["answer"] for row in rows} >= {"$3", "$4"}
-    choices, [other] = run_task("local_choices", TINY, include_path=tasks, limit=4, chat=True)
-    assert len(choices) == 4
-    assert other["figures"][0]["value"] == sum(row["score"] for row in choices) / 4 >= 0.75
-    assert not other["figures"][0]["lower_is_better"]
+
+
+def test_a_group_is_its_tasks_and_their_mean(tasks: Path) -> None:
+    rows, reports = run_task("local_both", TINY, include_path=tasks, limit=4, chat=True)
+    assert [report["suite"] for report in reports] == ["lm_eval:local_choices", "lm_eval:local_again", "lm_eval:local_both"]
+    mine = [row["score"] for row in rows if row["suite"] == "lm_eval:local_choices"]
+    assert len(mine) == 4
+    assert reports[0]["figures"][0]["value"] == reports[2]["figures"][0]["value"] == sum(mine) / 4 >= 0.75
+    assert not reports[0]["figures"][0]["lower_is_better"]
+
+
+def test_data_out_of_reach_is_said(tasks: Path) -> None:
+    with pytest.raises(InputError, match=r"lm_eval:lost: .*absent\.json"):
+        run_task("lost", TINY, include_path=tasks)
 
 
 @pytest.mark.slow
