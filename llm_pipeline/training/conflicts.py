@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 def conflicts(r: Recipe) -> Iterator[tuple[bool, str]]:
     """(whether it is so, why it cannot work) for every known combination."""
     quantised, prefix = r.adapter == "qlora", r.adapter == "prefix"
-    yield quantised and r.zero_stage == 3, "qlora with zero_stage 3: ZeRO 3 shards floats and cannot shard packed 4-bit weights; use 0 to 2"
+    yield (
+        quantised and r.zero_stage == 3,
+        "qlora with zero_stage 3: ZeRO 3 shards weights of one float type, 4-bit weights are packed bytes; use 0 to 2",
+    )
     yield prefix and r.gradient_checkpointing, "prefix with gradient_checkpointing: the recomputed layers would not see the prefix"
     yield (
         r.virtual and r.zero_stage == 3,
@@ -37,7 +40,7 @@ def conflicts(r: Recipe) -> Iterator[tuple[bool, str]]:
     )
     yield (
         r.method == "distill" and bool(r.distillation.layers) and (r.adapter != "none" or r.architecture is not None),
-        f"distillation.layers with adapter {r.adapter}: the shortened model itself is trained and kept; expected adapter none, no architecture",
+        f"distillation.layers with adapter {r.adapter}: the short model itself is trained and kept; expected adapter none, no architecture",
     )
     yield (
         r.method == "distill" and not 0 <= r.distillation.divergence <= 1,

@@ -77,7 +77,7 @@ def test_the_catalogue_has_every_method_and_adapter() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"adapter": "qlora", "zero_stage": 3}, "cannot shard packed 4-bit weights"),
+        ({"adapter": "qlora", "zero_stage": 3}, "4-bit weights are packed bytes"),
         ({"adapter": "prefix", "gradient_checkpointing": True}, "would not see the prefix"),
         ({"adapter": "prompt", "zero_stage": 3}, "would wait for ever"),
         ({"adapter": "prefix", "method": "reward"}, "expected none, lora or qlora"),
