@@ -57,13 +57,13 @@ class Pairing:
 
     @property
     def holds(self) -> bool:
-        return self.enough and self.p_promote <= self.alpha and self.test.interval(self.alpha)[0] > self.bound
+        return self.p_promote <= self.alpha and self.test.interval(self.alpha)[0] > self.bound
 
     @property
     def idle(self) -> bool:
         """A primary metric on which the models are equal to within its margin."""
         low, high = self.test.interval(self.alpha)
-        return bool(self.role == "primary" and self.margin and self.enough and -self.margin < low and high < self.margin)
+        return bool(self.role == "primary" and self.margin and -self.margin < low and high < self.margin)
 
     @property
     def needed(self) -> int | None:

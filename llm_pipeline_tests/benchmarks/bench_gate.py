@@ -159,7 +159,7 @@ def changed_models(runs: int = 300) -> Table:
             },
         }
         for name, draw in cases.items():
-            found = rates(draw, runs if "graded" not in name else runs // 2, name, correlation)
+            found = rates(draw, runs if "graded" not in name else runs // 3, name, correlation)
             caught = {rule: f"{1 - counts['promote'] / counts.total():.3f}" for rule, counts in found.items()}
             table.add_row(
                 name, str(correlation), caught["gate"], share(found["gate"], "reject"), caught["unpaired bootstrap"],

@@ -55,6 +55,8 @@ def test_slices_and_flips_are_those_of_the_rows() -> None:
     assert (flips["won"], flips["lost"], flips["same"]) == (40, 10, 150)
     first_lost = flips["examples_lost"][0]
     assert (first_lost["scores"], first_lost["answers"]) == ([1.0, 0.0], ["<i>first 0</i>", "<i>second 0</i>"])
+    assert all(example["scores"] == [0.0, 1.0] for example in flips["examples_won"])
+    assert len(flips["examples_won"]) == len(flips["examples_lost"]) == 8
     slower = result["flips"]["facts/seconds"]
     assert (slower["won"], slower["lost"]) == (0, 200), "more seconds are a loss"
 

@@ -63,6 +63,23 @@ def test_a_lost_guard_rejects_whatever_was_gained() -> None:
     assert reason.startswith("safe (guard)")
 
 
+def test_a_loss_among_many_guards_must_be_surer_than_a_single_one() -> None:
+    """Wins 20, losses 34: p = 0.03 is a claim for one metric, not for one of five."""
+    one = judge(*binary(1000, 20, 34, "style"))
+    assert one.verdict == "reject"
+    assert one.metrics["style"]["adjusted_p"] == one.metrics["style"]["p_worse"] == pytest.approx(0.028, abs=0.003)
+    others = [binary(1000, 60, 20), *(binary(1000, 10, 10, name) for name in ("a", "b", "c"))]
+    five = judge(*joined(*others, binary(1000, 20, 34, "style")), EM)
+    assert five.verdict == "insufficient"
+    assert five.metrics["style"]["adjusted_p"] == pytest.approx(5 * five.metrics["style"]["p_worse"])
+
+
+def test_one_lost_guard_is_enough_wherever_it_stands() -> None:
+    for name in ("aaa", "zzz"):
+        decision = judge(*joined(binary(1000, 100, 20), binary(1000, 10, 60, name), binary(1000, 1, 1, "mmm")), EM)
+        assert (decision.verdict, [m["verdict"] for m in decision.metrics.values()].count("pass")) == ("reject", 2)
+
+
 def test_a_worse_primary_rejects() -> None:
     assert judge(*binary(1000, 20, 50), EM).verdict == "reject"
 
@@ -206,6 +223,7 @@ def test_the_order_of_the_rows_decides_nothing(found: list[tuple[int, int, int, 
     order.shuffle(before)
     order.shuffle(after)
     assert judge(scores_of(before), scores_of(after)) == expected
+    assert list(scores_of(before)["em"]) == sorted(scores_of(before)["em"])
 
 
 @settings(deadline=None, max_examples=25)
