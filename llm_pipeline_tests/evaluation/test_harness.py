@@ -12,9 +12,13 @@ import pytest
 
 from llm_pipeline.errors import ConfigError, InputError
 from llm_pipeline.evaluation.endpoint import Endpoint
+from llm_pipeline.evaluation.evaluate import evaluate_suite
+from llm_pipeline.evaluation.generate import Generator
 from llm_pipeline.evaluation.harness import _manager, run_task
 from llm_pipeline.evaluation.scores import scores_of
+from llm_pipeline.evaluation.suite_files import find_suite
 from llm_pipeline.paths import DATA
+from llm_pipeline.prompts import find_file
 from llm_pipeline.serving.processes import free_port, start
 from llm_pipeline.serving.supervisor import probe_url
 from llm_pipeline_tests.evaluation.servers import FakeServer, serving
@@ -115,6 +119,15 @@ def test_an_address_that_chats_generates_and_never_scores(tasks: Path, engine: s
     assert sum(row["score"] for row in rows) >= 5
     with pytest.raises(InputError, match=r"local_choices needs log-likelihoods .* does not score texts"):
         run_task("local_choices", Endpoint(engine), include_path=tasks)
+
+
+@pytest.mark.slow
+def test_a_suite_gives_the_same_rows_from_a_folder_and_from_its_engine(engine: str) -> None:
+    suite, prompt = find_suite("reading").sample(12), find_file("answer").prompt
+    served, report = evaluate_suite(Endpoint(engine, concurrency=4), suite, prompt)
+    local, _ = evaluate_suite(Generator(TINY, threads=1), suite, prompt)
+    assert served == local
+    assert report["skipped"] == {}
 
 
 def test_a_server_that_ignores_echo_is_refused(tasks: Path) -> None:
