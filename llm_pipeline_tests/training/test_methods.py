@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from llm_pipeline.errors import ConfigError
 from llm_pipeline.training.merge import is_reward, standalone
 from llm_pipeline.training.trainers import figures
 from llm_pipeline_tests.training.methods import ROWS, finish, prepared, small
@@ -101,3 +102,29 @@ def test_rows_that_are_too_long_are_counted(small_base: Path, tmp_path: Path, mo
     messages: list[dict[str, Any]] = []
     prepared(small("dpo", small_base), small_base, tmp_path, messages)
     assert (messages[0]["examples"], messages[0]["too_long"]) == (16, 1)
+
+
+def test_a_student_also_learns_from_answers_that_it_samples(small_base: Path, tmp_path: Path) -> None:
+    recipe = small("distill", small_base, "distillation.on_policy=1", "distillation.new_tokens=4", "max_steps=2")
+    trainer = prepared(recipe, small_base, tmp_path)
+    sampled = []
+    sample = trainer.generate_on_policy_outputs
+
+    def spy(model: Any, inputs: dict[str, torch.Tensor], config: Any) -> Any:
+        tokens, mask, labels = sample(model, inputs, config)
+        sampled.append((labels != -100).sum(1))
+        return tokens, mask, labels
+
+    trainer.generate_on_policy_outputs = spy
+    before = trainer.model.lm_head.weight.detach().clone()
+    finish(trainer, recipe, tmp_path)
+    assert len(sampled) == 2
+    assert all(((lengths >= 1) & (lengths <= 4)).all() for lengths in sampled)
+    assert not torch.equal(before, trainer.model.lm_head.weight)
+
+
+def test_a_teacher_with_other_tokens_is_refused(small_base: Path, tmp_path: Path) -> None:
+    prepared(small("pretrain", small_base), small_base, tmp_path)
+    recipe = small("distill", small_base, f"distillation.teacher={tmp_path / 'start'}")
+    with pytest.raises(ConfigError, match=r"its tokenizer has \d+ entries, .* expected the same vocabulary"):
+        prepared(recipe, small_base, tmp_path / "student")
