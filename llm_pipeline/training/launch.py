@@ -137,13 +137,13 @@ def _deepspeed_options(recipe: Recipe, machine: Machine | None) -> list[str]:
     if recipe.hostfile is None:
         if machine is not None:
             raise ConfigError("launcher deepspeed on several machines: expected hostfile, the list of all of them")
-        return ["--num_gpus", str(recipe.processes), "--master_port", str(_free_port())]
+        return ["--num_gpus", str(recipe.processes), "--master_port", str(free_port())]
     hosts = read_hostfile(Path(recipe.hostfile))
     if wrong := [f"{host} slots={slots}" for host, slots in hosts.items() if slots != recipe.processes]:
         raise ConfigError(f"{recipe.hostfile}: {wrong[0]}, expected slots={recipe.processes} on every line as the recipe's processes")
     options = ["--hostfile", str(Path(recipe.hostfile).resolve())]
     if machine is None:
-        port = str(_free_port()) if len(hosts) == 1 else "29500"
+        port = str(free_port()) if len(hosts) == 1 else "29500"
         return [*options, "--master_addr", next(iter(hosts)), "--master_port", port]
     host, _, port = machine.address.rpartition(":")
     return [*options, "--no_ssh", "--node_rank", str(machine.rank), "--master_addr", host, "--master_port", port]
@@ -167,7 +167,8 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return hosts
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     import socket
 
     with socket.socket() as probe:

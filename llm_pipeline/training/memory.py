@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from llm_pipeline.errors import TrainingError
-from llm_pipeline.training.bases import describe_model, model_folder
+from llm_pipeline.errors import ConfigError, TrainingError
+from llm_pipeline.training.bases import base_folder, describe_model, model_folder
 from llm_pipeline.training.recipe import Recipe
 
 RUNTIME = {"cpu": 750_000_000, "cuda": 700_000_000}
@@ -152,6 +152,34 @@ def shape_of(base: Path) -> Shape:
     return Shape.of(config, describe_model(base)["parameters"] if list(base.glob("*.safetensors")) else None)
 
 
+def shape_for(recipe: Recipe) -> Shape:
+    """The shape of the model that the recipe trains, before it is made: of its architecture, its base, or a hub model's config."""
+    if recipe.architecture is not None:
+        made, vocabulary = recipe.architecture, recipe.architecture.vocabulary
+        values = made.hidden_size // made.heads * made.key_value_heads
+        vocabulary = vocabulary or _config(recipe)["vocab_size"]
+        return Shape(made.hidden_size, made.layers, made.intermediate_size, values, vocabulary, tied=True)
+    folder = base_folder(recipe)
+    shape = shape_of(folder) if folder is not None else Shape.of(_config(recipe))
+    cut = recipe.distillation.layers if recipe.method == "distill" else 0
+    return replace(shape, layers=cut, counted=None) if cut else shape
+
+
+def _config(recipe: Recipe) -> Mapping[str, Any]:
+    folder = base_folder(recipe)
+    if folder is not None:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        return config
+    if recipe.base == "scratch":
+        raise ConfigError(
+            "base scratch: its model is shaped by recipes/tiny_base.yaml and small; expected architecture, a folder or a hub id"
+        )
+    from transformers import AutoConfig
+
+    described: dict[str, Any] = AutoConfig.from_pretrained(recipe.base, revision=recipe.base_revision, trust_remote_code=False).to_dict()
+    return described
+
+
 def teacher_of(recipe: Recipe) -> Shape | None:
     return shape_of(model_folder(recipe.distillation.teacher, "distillation.teacher")) if recipe.method == "distill" else None
 
@@ -186,10 +214,10 @@ def refuse_what_cannot_fit(recipe: Recipe, base: Path, processes: int, here: int
     free = free_memory(recipe.device) if free is None else free
     sharing = here if recipe.device == "cpu" else 1  # each process has a GPU of its own
     if free is not None and need.states * sharing > free:
-        raise TrainingError(shortage(recipe, need, sharing, free))
+        raise TrainingError(shortage(recipe, need, need.states * sharing, free))
 
 
-def shortage(recipe: Recipe, need: Estimate, sharing: int, free: int) -> str:
+def shortage(recipe: Recipe, need: Estimate, wanted: int, free: int) -> str:
     """The refusal, with what would make it smaller."""
     parts = ", ".join(f"{name} {value:,}" for name, value in need.megabytes().items() if name not in ("total", "host", "runtime"))
     advice = [
@@ -201,6 +229,6 @@ def shortage(recipe: Recipe, need: Estimate, sharing: int, free: int) -> str:
         (True, "lower max_length"),
     ]
     return (
-        f"not enough memory: {need.states * sharing / 1e6:,.0f} MB needed on {recipe.device}, {free / 1e6:,.0f} MB free "
-        f"({sharing} process(es), each in MB: {parts}); {', or '.join(text for holds, text in advice if holds)}"
+        f"not enough memory: {wanted / 1e6:,.0f} MB needed on {recipe.device}, {free / 1e6:,.0f} MB free "
+        f"(each process in MB: {parts}); {', or '.join(text for holds, text in advice if holds)}"
     )

@@ -11,14 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llm_pipeline.store import Artifact, Home, content_hash, file_hash, write_atomically
 from llm_pipeline.training.bases import model_folder, starting_model
 from llm_pipeline.training.launch import Message, Poll, curve, train
 from llm_pipeline.training.recipe import Recipe
-from llm_pipeline.training.tracking import Tracker
+from llm_pipeline.training.tracking import Data, Tracker
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
-CODE = "worker trainers arguments adapters language preferences distillation fresh rows data".split()
+CODE = "worker trainers arguments adapters language preferences distillation fresh rows data order".split()
 
 
 def circumstances(recipe: Recipe) -> dict[str, Any]:
@@ -69,14 +71,19 @@ def make_checkpoint(
         work.mkdir(parents=True, exist_ok=True)
         name = f"{recipe.method}-{work.name[:8]}"
         tags = {dataset.kind: dataset.id, base.kind: base.id, "fingerprint": work.name, "mlflow.runName": name}
-        tracker = Tracker(home.mlflow_uri, work / "mlflow_run_id", _flat(asdict(recipe)), tags)
+        files = rows_for(recipe, dataset)
+        data = [Data("training", dataset.kind, dataset.id, files[0])]
+        tracker = Tracker(home.mlflow_uri, work / "mlflow_run_id", _flat(asdict(recipe)), tags, data)
 
         def tell(message: Message) -> None:
             on_message(message)
             tracker(message)
 
-        files = rows_for(recipe, dataset)
-        info = run(recipe, base.file("model"), *files, work, folder, inputs, on_message=tell, env=env, poll=poll)
+        try:
+            info = run(recipe, base.file("model"), *files, work, folder, inputs, on_message=tell, env=env, poll=poll)
+        except BaseException as error:
+            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
         info["mlflow_run_id"] = tracker.finish(info, folder)
         _record(folder, info, inputs, work)
         return info
@@ -111,12 +118,15 @@ def run(
         from llm_pipeline.training.merge import standalone
 
         standalone(start, result, out / "model")
+    write_atomically(out / "recipe.yaml", yaml.safe_dump(asdict(recipe)))
     _record(out, info, inputs, work)
     return info
 
 
 def _record(out: Path, info: Mapping[str, Any], inputs: Mapping[str, Any], work: Path) -> None:
-    write_atomically(out / "training.json", json.dumps({**info, **inputs, "curve": curve(work)}, indent=1))
+    made_by = work / "provenance.json"
+    provenance = json.loads(made_by.read_text("utf-8")) if made_by.exists() else {}
+    write_atomically(out / "training.json", json.dumps({**info, **inputs, "provenance": provenance, "curve": curve(work)}, indent=1))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

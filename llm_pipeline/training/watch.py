@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import TrainerCallback
 
@@ -74,10 +75,17 @@ class Watch(TrainerCallback):
             "tokens_per_second": done * self.tokens_per_step / seconds,
             "eta_seconds": (state.max_steps - state.global_step) * seconds / max(1, done),
             "seconds": seconds,
-            "memory_megabytes": psutil.Process().memory_info().rss / 1e6,
+            "peak_memory_megabytes": peak_memory(args.device) / 1e6,
             "device_hours": spent,
             "cost": spent * self.recipe.price_per_device_hour,
         }
+
+
+def peak_memory(device: Any) -> int:
+    """The most bytes that this process has held so far, on its GPU where it has one."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_hours(work: Path) -> float:
