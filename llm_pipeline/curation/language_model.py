@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Hashes = npt.NDArray[np.uint32]
 
-LINES = 1024
+LINES = 512
 """Lines that are worked on at once: their n-grams stay in the processor's cache."""
 _MAGIC, _VERSION, _HIERARCHICAL, _CENTROIDS = 793712314, 12, 1, 256
 _END, _SPACE, _NEWLINE = b"</s>", ord(" "), ord("\n")
@@ -104,18 +104,18 @@ class LineModel:
                 at = np.flatnonzero(inside)
                 yield _known(line[at], self.places[hashes[at] % np.uint32(len(self.places))])
 
-    def _likeliest(self, hidden: Floats) -> tuple[Ints, Floats]:
+    def _likeliest(self, hidden: Floats) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Of every row the label at the end of the likeliest way down the tree, and how likely it is."""
         with np.errstate(over="ignore"):
             right = np.float32(1) / (np.float32(1) + np.exp(-(self.branches @ hidden.T)))
-        scores = np.ones((2 * self.tree.labels - 1, len(hidden)), np.float32)
+        scores = np.ones((2 * self.tree.labels - 1, len(hidden)))  # in 64 bits: a product as small as 1e-40 is slow in 32
         for level in self.tree.levels():
             above, chance = scores[self.tree.labels + level], right[level]
             scores[self.tree.right[level]] = above * (chance + _FLOOR)
             scores[self.tree.left[level]] = above * (np.float32(1) - chance + _FLOOR)
         labels = scores[: self.tree.labels]
         best = np.argmax(labels, axis=0)
-        return best, np.minimum(labels[best, np.arange(len(hidden))], np.float32(1))
+        return best, np.minimum(labels[best, np.arange(len(hidden))], 1.0)
 
 
 def _known(line: Ints, rows: Ints) -> tuple[Ints, Ints]:
