@@ -27,6 +27,7 @@ from llm_pipeline.evaluation.explain.reading import Reader, Reading
 from llm_pipeline.evaluation.explain.rollout import attention_rollout
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import FOLDER, load_prompt
+from llm_pipeline.store import write_jsonl
 
 MODEL = DATA / "models" / "tiny_base"
 PROMPT = load_prompt(FOLDER / "answer.yaml")
@@ -61,18 +62,23 @@ def reader() -> Reader:
 def solved(reader: Reader) -> list[Solved]:
     found: list[Solved] = []
     for i in range(200):
-        drawn = practice(random.Random(f"explain/{i}"), 0.2)
+        drawn = practice(random.Random(f"explain/{i}"), 0.1)
         question, answer = drawn.turns[0]
         messages = PROMPT.messages([{"role": "user", "content": question}], drawn.context)
-        if messages[-1]["content"].count(answer) != 1 or len(messages[-1]["content"]) > 160 or reader.say(messages) != answer:
+        if (
+            messages[-1]["content"].count(answer) != 1
+            or len(messages[-1]["content"]) > 150
+            or len(answer) > 6
+            or reader.say(messages) != answer
+        ):
             continue
         reading = reader.read(messages, answer)
         start = reading.text.index(answer)
-        gradients = integrated_gradients(reader, reading, 32)
+        gradients = integrated_gradients(reader, reading, 64, tolerance=0.05)
         found.append(Solved(reading, reading.within(start, start + len(answer)), gradients, occlusion(reader, reading)))
-        if len(found) == 4:
+        if len(found) == 3:
             break
-    assert len(found) == 4
+    assert len(found) == 3
     return found
 
 
@@ -93,7 +99,8 @@ def test_the_scores_add_up(reader: Reader, solved: list[Solved]) -> None:
         assert np.sum(found.by_answer_token, axis=0) == pytest.approx(found.scores, abs=1e-4)
         assert {score for score, fixed in zip(found.scores, one.reading.fixed, strict=True) if fixed} == {0.0}
         assert any(one.reading.fixed)
-    rough = integrated_gradients(reader, solved[0].reading, 4)
+    rough = integrated_gradients(reader, solved[0].reading, 2)
+    assert rough.steps == 2 < solved[0].gradients.steps
     assert abs(rough.delta) > 2 * abs(solved[0].gradients.delta), "more steps miss less"
 
 
@@ -195,7 +202,7 @@ def test_the_nearest_training_turns_are_those_on_the_same_thing(tmp_path: Path) 
 
 
 def test_the_page_is_self_contained_and_escapes(reader: Reader) -> None:
-    asked = Asked("What is <script>alert(1)</script>?", ("The <b>fee</b> is $5.",), "<i>$5</i>", "<u>", steps=2)
+    asked = Asked("What is <script>alert(1)</script>?", ("The <b>fee</b> is $5.",), "<i>$5</i>", "<u>", most_steps=2)
     turns = [Turn("<p>", "<em>asked</em>", "<s>said</s>")]
     found = explain(reader, PROMPT, asked, turns, embed)
     page = render(found)
@@ -209,11 +216,24 @@ def test_the_page_is_self_contained_and_escapes(reader: Reader) -> None:
 
 
 def test_the_verb_explains(tmp_path: Path) -> None:
+    """With the embedder that ships: of three training rows the one about the same fee is nearest."""
     app = typer.Typer()
     add_verbs(app)
-    options = ["--model", str(MODEL), "--question", QUESTION, "--context", CONTEXT, "--steps", "4", "--out", str(tmp_path), "--json"]
+    training = tmp_path / "sft.jsonl"
+    said = {"hours": ("When do you open?", "At 9:00."), "fee": ("Fee of the Gold Account?", "$5"), "loan": ("May I get a loan?", "Yes.")}
+    write_jsonl(
+        training,
+        [
+            {"id": name, "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+            for name, (asked, answer) in said.items()
+        ],
+    )
+    options = ["--model", str(MODEL), "--question", QUESTION, "--context", CONTEXT, "--most-steps", "4", "--out", str(tmp_path), "--json"]
+    options += ["--training", str(training), "--home", str(tmp_path / "home")]
     found = json.loads(CliRunner().invoke(app, ["explain", *options], catch_exceptions=False).stdout)
     assert (found["answer"], found["prompt"]) == ("$5", PROMPT.id)
+    assert found["neighbours"][0]["row"] == "fee"
+    assert found["neighbours"][0]["holds_answer"]
     assert found == json.loads((tmp_path / "explanation.json").read_text("utf-8"))
     assert "$5" in (tmp_path / "explanation.html").read_text("utf-8")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llm_pipeline.evaluation.explain.reading import Reader, Reading
 
 BATCH = 16
+_FIRST_STEPS = 32
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Attribution:
     """The answer's log-probability after the prompt."""
     blank: float
     """The same after a prompt of blanks."""
+    steps: int
+    """The most steps that a run took."""
 
     @property
     def delta(self) -> float:
@@ -30,29 +34,42 @@ class Attribution:
         return sum(self.scores) - (self.full - self.blank)
 
 
-def integrated_gradients(reader: Reader, reading: Reading, steps: int = 64) -> Attribution:
+def integrated_gradients(
+    reader: Reader, reading: Reading, most_steps: int = 256, progress: Progress | None = None, tolerance: float = 0.02
+) -> Attribution:
     """Integrated gradients (Sundararajan et al. 2017) on the embeddings, from blanks to the prompt, one run per answer token.
 
-    Control tokens and the answer so far are the same at both ends of the path, so they get exactly nothing.
+    Control tokens and the answer so far are the same at both ends of the path, so they get exactly nothing. The steps are doubled
+    until the scores add up but for the share `tolerance`, which all runs may use up alike, at most to `most_steps`.
     """
     import torch
     from captum.attr import LayerIntegratedGradients  # type: ignore[import-untyped]
 
     rows, blanks = _rows(reader, reading)
-    method = LayerIntegratedGradients(lambda ids: reader.log_probabilities(ids, reading.answer), reader.model.get_input_embeddings())
-    table = []
-    for position in range(len(reading.answer)):
-        found: Any = method.attribute(rows, blanks, target=position, n_steps=steps, internal_batch_size=BATCH)
-        table.append(tuple(found.sum(-1)[0, : len(reading.prompt)].tolist()))
     with torch.inference_mode():
-        full, blank = reader.log_probabilities(torch.cat([rows, blanks]), reading.answer).sum(1).tolist()
-    return Attribution(tuple(map(sum, zip(*table, strict=True))), tuple(table), full, blank)
+        full, blank = reader.log_probabilities(torch.cat([rows, blanks]), reading.answer).tolist()
+    method = LayerIntegratedGradients(lambda ids: reader.log_probabilities(ids, reading.answer), reader.model.get_input_embeddings())
+    allowed = max(0.02, tolerance * abs(sum(full) - sum(blank)) / len(full))
+    table, used = [], 0
+    for position in range(len(reading.answer)):
+        gap, steps = full[position] - blank[position], min(_FIRST_STEPS, most_steps)
+        while True:
+            found: Any = method.attribute(rows, blanks, target=position, n_steps=steps, internal_batch_size=BATCH)
+            scores = found.sum(-1)[0, : len(reading.prompt)].tolist()
+            if abs(sum(scores) - gap) <= allowed or steps >= most_steps:
+                break
+            steps = min(2 * steps, most_steps)
+        used = max(used, steps)
+        table.append(tuple(scores))
+        if progress:
+            progress(len(table), len(reading.answer))
+    return Attribution(tuple(map(sum, zip(*table, strict=True))), tuple(table), sum(full), sum(blank), used)
 
 
 def contrast(first: Attribution, second: Attribution) -> Attribution:
     """Why the first answer and not the second (Yin and Neubig 2022): the difference of two log-probabilities, by linearity."""
     scores = tuple(a - b for a, b in zip(first.scores, second.scores, strict=True))
-    return Attribution(scores, (scores,), first.full - second.full, first.blank - second.blank)
+    return Attribution(scores, (scores,), first.full - second.full, first.blank - second.blank, max(first.steps, second.steps))
 
 
 def occlusion(reader: Reader, reading: Reading) -> tuple[float, ...]:

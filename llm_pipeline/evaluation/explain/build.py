@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_pipeline.evaluation.explain.attribution import Attribution, contrast, deletion, integrated_gradients, occlusion
+from llm_pipeline.evaluation.explain.attribution import Attribution, Progress, contrast, deletion, integrated_gradients, occlusion
 from llm_pipeline.evaluation.explain.neighbours import Embed, Turn, nearest
 from llm_pipeline.evaluation.explain.page import render
 from llm_pipeline.evaluation.explain.reading import Reader, Reading
@@ -26,16 +26,26 @@ class Asked:
     answer: str | None = None
     other: str | None = None
     """The answer that was not given: why the first and not this one?"""
-    steps: int = 64
+    most_steps: int = 256
     max_new_tokens: int = 40
 
 
-def explain(reader: Reader, prompt: Prompt, asked: Asked, turns: Sequence[Turn] = (), embed: Embed | None = None) -> dict[str, Any]:
-    """All that is known about the answer; log-probabilities in nats, scores rounded to five places."""
+def explain(
+    reader: Reader,
+    prompt: Prompt,
+    asked: Asked,
+    turns: Sequence[Turn] = (),
+    embed: Embed | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """All that is known about the answer; log-probabilities in nats, scores rounded to five places.
+
+    `progress` hears of each answer token of the gradients, which are most of the work.
+    """
     messages = prompt.messages([{"role": "user", "content": asked.question}], asked.context)
     answer = reader.say(messages, asked.max_new_tokens) if asked.answer is None else asked.answer
     reading = reader.read(messages, answer)
-    gradients = integrated_gradients(reader, reading, asked.steps)
+    gradients = integrated_gradients(reader, reading, asked.most_steps, progress)
     lacking = occlusion(reader, reading)
     scores = {"integrated_gradients": gradients.scores, "occlusion": lacking, "rollout": attention_rollout(reader, reading)}
     found = {
@@ -43,7 +53,7 @@ def explain(reader: Reader, prompt: Prompt, asked: Asked, turns: Sequence[Turn] 
         "context": list(asked.context),
         "answer": answer,
         "prompt": prompt.id,
-        "steps": asked.steps,
+        "steps": gradients.steps,
         "blank": reader.tokenizer.decode([reader.blank]),
         "log_probability": _completeness(gradients),
         "faithfulness": {
@@ -55,7 +65,7 @@ def explain(reader: Reader, prompt: Prompt, asked: Asked, turns: Sequence[Turn] 
         "neighbours": [],
     }
     if asked.other is not None:
-        difference = contrast(gradients, integrated_gradients(reader, reader.read(messages, asked.other), asked.steps))
+        difference = contrast(gradients, integrated_gradients(reader, reader.read(messages, asked.other), asked.most_steps, progress))
         scores["contrast"] = difference.scores
         found["contrast"] = {"answer": asked.other, **_completeness(difference)}
     if turns and embed:

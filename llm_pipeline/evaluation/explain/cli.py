@@ -19,7 +19,9 @@ def explain(
     contrast: Annotated[str | None, typer.Option(help="Another answer: why not this one?")] = None,
     training: Annotated[Path | None, typer.Option(exists=True, help="Training rows {id, messages} as JSONL, to find the nearest.")] = None,
     prompt: Annotated[str, typer.Option(help="A prompt of data/prompts by name, or a YAML file.")] = "answer",
-    steps: Annotated[int, typer.Option(min=2, help="Steps of integrated gradients; more make its delta smaller.")] = 64,
+    most_steps: Annotated[
+        int, typer.Option(min=2, help="Integrated gradients double their steps until they add up, at most to this.")
+    ] = 256,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the model's own answer.")] = 40,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -37,8 +39,12 @@ def explain(
 
     turns = read_turns(training) if training else []
     embed = EmbeddingCache(open_home(home).indexes / "cache", Embedder()).embed if turns else None
-    asked = Asked(question, tuple(context or ()), answer, contrast, steps, max_new_tokens)
-    found = run(Reader(model), find_file(prompt).prompt, asked, turns, embed) | {"model": str(model)}
+    asked = Asked(question, tuple(context or ()), answer, contrast, most_steps, max_new_tokens)
+    wording, reader = find_file(prompt).prompt, Reader(model)
+    found = run(
+        reader, wording, asked, turns, embed, lambda done, total: typer.echo(f"gradients: answer token {done} of {total}", err=True)
+    )
+    found |= {"model": str(model)}
     write(out, found)
     if as_json:
         show(found, True)

@@ -17,7 +17,7 @@ _TEMPLATE = """
 <p class="faint">Blue tokens made the answer more likely, orange ones less; the value of a token shows when the pointer rests on it.
 Control tokens are never changed. A blank is {{ blank }}.</p>
 <h2>Integrated gradients</h2>
-<p class="faint">{{ steps }} steps; the values add up to {{ figure(lp.explained) }} of {{ figure(lp.of) }} (completeness delta {{ figure(lp.delta) }}).</p>
+<p class="faint">At most {{ steps }} steps; the values add up to {{ figure(lp.explained) }} of {{ figure(lp.of) }} (completeness delta {{ figure(lp.delta) }}).</p>
 {{ heat(heats.integrated_gradients) }}
 <h2>Occlusion</h2>
 <p class="faint">How much less likely the answer is when one token alone becomes a blank.</p>
