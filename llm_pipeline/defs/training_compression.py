@@ -31,7 +31,7 @@ def quantized_model(home: HomeResource) -> dg.MaterializeResult[Any]:
     **COMMON,
     kinds={"pytorch", "json"},
     tags={"cost": "medium"},
-    deps=["quantized_model", "candidate_model", "evaluation_suites"],
+    deps=["quantized_model", "distilled_checkpoint", "candidate_model", "evaluation_suites"],
     pool="evaluation",
 )
 def compression_report(context: dg.AssetExecutionContext, home: HomeResource, config: ReportConfig) -> dg.MaterializeResult[Any]:
@@ -105,4 +105,12 @@ def candidate_parity(home: HomeResource) -> dg.AssetCheckResult:
     )
 
 
-defs = dg.Definitions(assets=[quantized_model, compression_report], asset_checks=[smaller_models_keep_quality, candidate_parity])
+compress = dg.define_asset_job(
+    "compress",
+    selection=dg.AssetSelection.assets("quantized_model", "distilled_checkpoint", "compression_report"),
+    description="Quantise and distil the candidate, and measure what that costs and saves.",
+)
+
+defs = dg.Definitions(
+    assets=[quantized_model, compression_report], asset_checks=[smaller_models_keep_quality, candidate_parity], jobs=[compress]
+)

@@ -21,7 +21,7 @@ def build_report(home: Home, limit: int = 100, say: Say = lambda _: None) -> Art
     """The `compression_report` artefact: `report.json` with every model measured, and what the distilled student is worth as a draft."""
     quantised = home.artifacts.named("quantized_model")
     candidate = home.artifacts.get("candidate_model", quantised.inputs["candidate_model"])
-    student = _student(home)
+    student = _student(home, candidate)
     suite, questions = _questions(home, limit)
     models = {"candidate": candidate.file("model"), "int8": quantised.file("int8"), "int4": quantised.file("int4")}
     if student is not None:
@@ -50,11 +50,13 @@ def build_report(home: Home, limit: int = 100, say: Say = lambda _: None) -> Art
     return home.artifacts.build("compression_report", inputs, make)
 
 
-def _student(home: Home) -> Artifact | None:
+def _student(home: Home, candidate: Artifact) -> Artifact | None:
+    """The newest distilled checkpoint, if this candidate was its teacher."""
     if not home.artifacts.has("distilled_checkpoint"):
         return None
     found = home.artifacts.named("distilled_checkpoint")
-    return found if (found.path / "model" / "config.json").is_file() else None
+    taught = found.inputs.get("candidate_model") == candidate.id
+    return found if taught and (found.path / "model" / "config.json").is_file() else None
 
 
 def _questions(home: Home, limit: int) -> tuple[str, list[Question]]:

@@ -49,9 +49,8 @@ def trained(home: Home, small_base: Path) -> Home:
 
     inputs = {"base_model": home.artifacts.named("base_model").id, "sft_dataset": home.artifacts.named("sft_dataset").id}
     made = home.artifacts.build("sft_checkpoint", inputs, checkpoint)
-    home.artifacts.build("distilled_checkpoint", {"of": "test"}, student)
     home.artifacts.build("evaluation_suites", {"of": "test"}, suite)
-    make_candidate(home, made)
+    home.artifacts.build("distilled_checkpoint", {"candidate_model": make_candidate(home, made).id}, student)
     return home
 
 
