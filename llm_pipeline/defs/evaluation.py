@@ -25,7 +25,7 @@ class EvalConfig(dg.Config):
 
 
 class GateConfig(dg.Config):
-    """How sure the gate must be; see `llm_pipeline.evaluation.gate`."""
+    """What every candidate must reach; see `llm_pipeline.evaluation.promotion`."""
 
     minimum_em: float = 0.5
     minimum_rows: int = 50

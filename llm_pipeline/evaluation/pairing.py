@@ -91,7 +91,7 @@ def pair_metrics(champion: Scores, challenger: Scores, policy: GatePolicy) -> tu
         tests[name] = test, sum(before) / len(before), sum(after) / len(after)
     primary, tried = _primary(policy, tests, silent)
     if tried > 1:
-        notes.append(f"no primary metric was named: a gain on any of {tried} counts, each at a {tried}th of alpha; {primary} is the surest")
+        notes.append(f"no primary metric was named: a gain on any of {tried} counts, each at alpha / {tried}; {primary} is the surest")
 
     def make(name: str) -> Pairing:
         test, before, after = tests[name]
