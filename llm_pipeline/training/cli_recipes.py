@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def train(
     from llm_pipeline.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, [*([f"base={base}"] if base else []), *(overrides or [])])
-    with Progress() as progress:
+    with Progress() as progress, contextlib.redirect_stdout(sys.stderr):  # libraries print; standard output is the result alone
         result = train_file(chosen, data, validation, out, progress)
     show(result, as_json)
 
