@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from llm_pipeline.errors import InputError
 from llm_pipeline.evaluation.compare import Interval
 from llm_pipeline.store import Home, file_hash, write_jsonl
+from llm_pipeline.training import cli_search
 from llm_pipeline.training.quantize import Bits, folder_megabytes, make_quantized, quantize, replace_folder
 from llm_pipeline.training.quantize_report import Measured, Question, compare_models, read_questions
 from llm_pipeline_tests.training.conftest import FACTS, rows
@@ -112,3 +115,21 @@ def test_an_artefact_with_both_sizes(home: Home, small_base: Path) -> None:
     made = make_quantized(home, candidate)
     assert made.info["int4_megabytes"] < made.info["int8_megabytes"] < made.info["megabytes"]
     assert make_quantized(home, candidate).reused
+
+
+def test_the_command_line_makes_a_model_and_says_what_changed(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_pipeline.training.quantize_report.NEW_TOKENS", 2)
+    app = typer.Typer()
+    cli_search.register(app)
+    write_jsonl(tmp_path / "questions.jsonl", [{"question": q.question, "answer": q.answer} for q in QUESTIONS])
+    command = ["quantize", str(small_base), "--bits", "4", "--out", str(tmp_path / "q"), "--data", str(tmp_path / "questions.jsonl")]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["after"]["disk_megabytes"] < result["before"]["disk_megabytes"]
+    assert result["after"]["nll_change"]["n"] == len(QUESTIONS)
+    assert (tmp_path / "q" / "config.json").exists()
+    assert CliRunner().invoke(app, [*command[:3], "5", *command[4:]]).exit_code == 2
+    broken = CliRunner().invoke(app, ["quantize", str(tmp_path), "--out", str(tmp_path / "r")])
+    assert isinstance(broken.exception, InputError)
+    assert not (tmp_path / "r").exists()
