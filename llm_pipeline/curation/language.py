@@ -19,6 +19,7 @@ UNDETERMINED = ("und", 0.0)
 FIRST_LOOK, SECOND_LOOK = 80, 240
 SURE = 0.6
 """The probability from which on the first look decides."""
+_LABELS = ("Customer: ", "Agent: ", "System: ", "User: ", "Assistant: ")
 _NOISE = re.compile(r"(?m)^(?:Customer|Agent|System|User|Assistant): |https?://\S+|\S+@\S+|<[^<>]{1,80}>")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -41,7 +42,7 @@ def _look(texts: Sequence[str], rows: Sequence[int], length: int) -> dict[int, t
 def _sample(text: str, length: int) -> str:
     """The beginning as one clean line: no addresses, tags, speaker labels or line breaks."""
     start = text[: 2 * length]
-    if ": " in start or "@" in start or "<" in start or "://" in start:
+    if "@" in start or "<" in start or "://" in start or (": " in start and any(label in start for label in _LABELS)):
         start = _NOISE.sub(" ", start)
     return " ".join(start.replace("\0", " ").split())[:length]
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +22,14 @@ from llm_pipeline.errors import InputError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Hashes = npt.NDArray[np.uint32]
+Keys = npt.NDArray[np.uint64]
 
 LINES = 512
 """Lines that are worked on at once: their n-grams stay in the processor's cache."""
 _MAGIC, _VERSION, _HIERARCHICAL, _CENTROIDS = 793712314, 12, 1, 256
 _END, _SPACE, _NEWLINE = b"</s>", ord(" "), ord("\n")
 _BASIS, _PRIME = np.uint32(2166136261), np.uint32(16777619)
+_KEY, _SIEVE = np.uint64(0x9E3779B97F4A7C15), np.uint64(48)
 _FLOOR = np.float32(1e-5)
 """What the library adds to the probability of every branch."""
 
@@ -80,11 +84,21 @@ class LineModel:
 
     def _of_words(self, joined: bytes) -> tuple[Ints, Ints]:
         """(line, row) of the words."""
-        words = joined.replace(b"\n", b" ").split(b" ")
-        text = np.frombuffer(joined, np.uint8)
-        between = text[(text == _SPACE) | (text == _NEWLINE)]
-        line = np.cumsum(np.append(False, between == _NEWLINE))
-        return _known(line, np.array(list(map(self.words.get, words, repeat(-1)))))
+        text, keys = _word_keys(joined)
+        known, row_of_known, sieve = self._words
+        likely = np.flatnonzero(sieve[keys >> _SIEVE])
+        keys = keys[likely]
+        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        line = np.cumsum(np.append(False, text == _NEWLINE))
+        return _known(line, np.where(known[at] == keys, row_of_known[at], -1), likely)
+
+    @cached_property
+    def _words(self) -> tuple[Keys, Ints, npt.NDArray[np.bool_]]:
+        """The hashes of the words in ascending order, their rows, and with what bits they begin."""
+        _, keys = _word_keys(b" ".join(self.words))
+        order, sieve = np.argsort(keys), np.zeros(1 << 16, np.bool_)
+        sieve[keys >> _SIEVE] = True
+        return keys[order], np.array(list(self.words.values()))[order], sieve
 
     def _of_grams(self, joined: bytes) -> Iterator[tuple[Ints, Ints]]:
         """(line, row) of the n-grams inside each word, its ends marked with < and >, for one n after the other."""
@@ -94,6 +108,7 @@ class LineModel:
         signed, first, wide = text.view(np.int8).astype(np.uint32), text[starts], _wide(starts, len(text))
         letter = (first != _SPACE) & (first != _NEWLINE)
         line = np.cumsum(first == _NEWLINE)
+        buckets = np.uint32(len(self.places))
         hashes, inside, initial = np.full(len(starts) + 1, _BASIS), np.ones(len(starts) + 1, np.bool_), signed[starts]
         for n in range(1, self.lengths.stop):
             hashes, inside = (hashes[:-1] ^ initial[n - 1 :]) * _PRIME, inside[:-1] & letter[n - 1 :]
@@ -102,7 +117,9 @@ class LineModel:
                 hashes[at - (n - 1)] = (hashes[at - (n - 1)] ^ signed[starts[at] + byte]) * _PRIME
             if n in self.lengths:
                 at = np.flatnonzero(inside)
-                yield _known(line[at], self.places[hashes[at] % np.uint32(len(self.places))])
+                found = hashes[at]
+                found -= found // buckets * buckets  # a third of what % takes
+                yield _known(line, self.places[found], at)
 
     def _likeliest(self, hidden: Floats) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Of every row the label at the end of the likeliest way down the tree, and how likely it is."""
@@ -118,9 +135,30 @@ class LineModel:
         return best, np.minimum(labels[best, np.arange(len(hidden))], 1.0)
 
 
-def _known(line: Ints, rows: Ints) -> tuple[Ints, Ints]:
+def _known(line: Ints, rows: npt.NDArray[np.integer[Any]], at: Ints) -> tuple[Ints, Ints]:
+    """Those with a row; `at` says where in `line` each row's line stands."""
     known = np.flatnonzero(rows >= 0)
-    return line[known], rows[known]
+    return line[at[known]], rows[known].astype(np.int64)
+
+
+def _word_keys(joined: bytes) -> tuple[npt.NDArray[np.uint8], Keys]:
+    """The white space between the words, and a 64-bit hash of every word: a sum of bytes times powers, taken from a running sum."""
+    text = np.frombuffer(b" " + joined + b" ", np.uint8)
+    edges = np.flatnonzero((text == _SPACE) | (text == _NEWLINE))
+    powers = _powers(1 << len(text).bit_length())
+    sums = np.cumsum(text * powers[: len(text)])
+    starts, ends = edges[:-1], edges[1:]
+    return text[edges[1:-1]], (sums[ends - 1] - sums[starts]) * powers[len(text) - starts] * _inverse(len(text))
+
+
+@lru_cache(maxsize=8)
+def _powers(size: int) -> Keys:
+    return np.multiply.accumulate(np.concatenate([np.ones(1, np.uint64), np.full(size, _KEY)]))
+
+
+def _inverse(size: int) -> np.uint64:
+    """What takes the number of bytes out of a hash, so that it depends on the word alone."""
+    return np.uint64(pow(int(_KEY), -size, 1 << 64))
 
 
 def _wide(starts: Ints, end: int) -> list[Ints]:
