@@ -35,7 +35,7 @@ class Attribution:
 
 
 def integrated_gradients(
-    reader: Reader, reading: Reading, most_steps: int = 256, progress: Progress | None = None, tolerance: float = 0.02
+    reader: Reader, reading: Reading, most_steps: int = 64, progress: Progress | None = None, tolerance: float = 0.02
 ) -> Attribution:
     """Integrated gradients (Sundararajan et al. 2017) on the embeddings, from blanks to the prompt, one run per answer token.
 

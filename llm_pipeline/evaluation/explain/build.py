@@ -26,7 +26,7 @@ class Asked:
     answer: str | None = None
     other: str | None = None
     """The answer that was not given: why the first and not this one?"""
-    most_steps: int = 256
+    most_steps: int = 64
     max_new_tokens: int = 40
 
 

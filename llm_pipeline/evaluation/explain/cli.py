@@ -21,7 +21,7 @@ def explain(
     prompt: Annotated[str, typer.Option(help="A prompt of data/prompts by name, or a YAML file.")] = "answer",
     most_steps: Annotated[
         int, typer.Option(min=2, help="Integrated gradients double their steps until they add up, at most to this.")
-    ] = 256,
+    ] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the model's own answer.")] = 40,
     home: HomeOption = None,
     as_json: JsonOption = False,
