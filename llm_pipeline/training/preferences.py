@@ -56,6 +56,7 @@ def _make(
         raise InputError(f"{job.data}: all {len(rows)} rows are longer than max_length = {recipe.max_length} tokens")
     mean = tell(report, lengths, rows=len(kept), too_long=len(rows) - len(kept), room=max(lengths))
     held_out, _ = _fitting(validation, tokenizer, recipe.max_length)
+    held_out = held_out[: len(held_out) // recipe.batch_size * recipe.batch_size] or held_out  # TRL's accuracy is a mean over batches
     wanted = COLUMNS[recipe.method]
     train, test = ([{name: row[name] for name in wanted} for row in part] for part in (kept, held_out))
     settings = config(**arguments(job, len(kept)), **stop_early(job, bool(test)), max_length=recipe.max_length, **options)
