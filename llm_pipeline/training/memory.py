@@ -1,7 +1,7 @@
 """How much memory a recipe needs in each process, before anything is loaded: it is refused with numbers when it can't fit.
 
 States of the model after Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3), activations by the counting of Korthikanti
-et al. 2022 (arXiv:2205.05198, section 4) for Llama's layers with attention that keeps no score matrix.
+et al. 2022 (arXiv:2205.05198, section 4) for Llama's layers; on a GPU attention keeps no score matrix.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llm_pipeline.errors import ConfigError, TrainingError
 from llm_pipeline.training.bases import base_folder, describe_model, model_folder
 from llm_pipeline.training.recipe import Recipe
 
-RUNTIME = {"cpu": 750_000_000, "cuda": 700_000_000}
+RUNTIME = {"cpu": 670_000_000, "cuda": 700_000_000}
 """Interpreter and libraries in a process; on a GPU its context and kernels."""
 BUCKET = 20_000_000
 """Elements of DeepSpeed's reduce and gather buckets, as in `recipe.deepspeed_config`."""
@@ -30,6 +30,7 @@ class Shape:
 
     hidden: int
     layers: int
+    heads: int
     intermediate: int
     key_values: int
     vocabulary: int
@@ -46,6 +47,7 @@ class Shape:
         return cls(
             hidden,
             config.get("num_hidden_layers") or config["n_layer"],
+            heads,
             config.get("intermediate_size") or config.get("n_inner") or 4 * hidden,
             head * (config.get("num_key_value_heads") or heads),
             config["vocab_size"],
@@ -110,7 +112,8 @@ def estimate(recipe: Recipe, shape: Shape, processes: int, teacher: Shape | None
     held = frozen * (0.6 if recipe.adapter == "qlora" else width) + trained * width
     weights = held * (share if stage == 3 else 1) + (min(trained, BUCKET) * low * 2 if stage == 3 else 0)
     gradients = trained * width * (share if stage >= 2 else 1) + (min(trained, BUCKET) * low if stage else 0)
-    optimizer = trained * (16 if stage else 8) * (share if stage else 1)  # with ZeRO fp32 weights and gradients beside both moments
+    # Adam's moments; with ZeRO, which keeps all in one flat tensor, fp32 weights and gradients and two temporaries of the step as well
+    optimizer = trained * (24 * share if stage else 8)
     moved = (optimizer if recipe.offload != "none" else 0) + (weights if recipe.offload == "parameters" else 0)
     if recipe.device == "cuda" and recipe.offload != "none":
         optimizer = 0
@@ -125,7 +128,7 @@ def estimate(recipe: Recipe, shape: Shape, processes: int, teacher: Shape | None
         round(gradients),
         round(optimizer),
         round(tokens * _activations(recipe, shape, low)),
-        round(tokens * shape.vocabulary * (low + 8) * (3 if teacher else 1)) if recipe.method != "reward" else 0,
+        round(tokens * shape.vocabulary * (2 * low + 12) * (3 if teacher else 1)) if recipe.method != "reward" else 0,
         RUNTIME[recipe.device],
         round(moved + RUNTIME["cpu"]) if recipe.device == "cuda" else 0,
     )
@@ -138,9 +141,10 @@ def _sequences(recipe: Recipe, processes: int) -> int:
 
 
 def _activations(recipe: Recipe, shape: Shape, width: int) -> float:
-    """Bytes per token that wait for the backward pass; the norms keep theirs in fp32."""
+    """Bytes per token that wait for the backward pass; the norms keep theirs in fp32, and on a CPU attention its score matrix."""
     h, f, kv = shape.hidden, shape.intermediate, shape.key_values
     layer = width * (8 * h + 4 * kv + 4 * f) + 16 * h
+    layer += 5 * shape.heads * recipe.max_length if recipe.device == "cpu" else 0
     if recipe.adapter in ("lora", "qlora"):
         layer += width * (4 * h + 2 * kv + 2 * f) + 7 * 4 * recipe.lora.r  # inputs and outputs of the low-rank paths
     return shape.layers * width * h + layer if recipe.gradient_checkpointing else shape.layers * layer
@@ -158,7 +162,7 @@ def shape_for(recipe: Recipe) -> Shape:
         made, vocabulary = recipe.architecture, recipe.architecture.vocabulary
         values = made.hidden_size // made.heads * made.key_value_heads
         vocabulary = vocabulary or _config(recipe)["vocab_size"]
-        return Shape(made.hidden_size, made.layers, made.intermediate_size, values, vocabulary, tied=True)
+        return Shape(made.hidden_size, made.layers, made.heads, made.intermediate_size, values, vocabulary, tied=True)
     folder = base_folder(recipe)
     shape = shape_of(folder) if folder is not None else Shape.of(_config(recipe))
     cut = recipe.distillation.layers if recipe.method == "distill" else 0
