@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from llm_pipeline_tests.benchmarks.bench_curation import texts as documentation
 
 
 def main(megabytes: float = 8.0, runs: int = 5, path: Path | None = None) -> None:
-    warnings.simplefilter("ignore")  # the profanity model was stored by another version of scikit-learn
     made = pq.read_table(path, columns=["text"])["text"].to_pylist() if path else list(documentation(megabytes))
     size = sum(len(text.encode()) for text in made) / 1e6
     corpus = pa.table({"id": [str(number) for number in range(len(made))], "text": made})
