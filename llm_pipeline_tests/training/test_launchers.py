@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,31 @@ def test_hostfile_names_the_first_machine_as_meeting_place(tmp_path: Path) -> No
     assert f"--hostfile {path} --master_addr one --master_port 29500 --no_local_rank --module llm_pipeline" in command
     part = " ".join(worker_command(recipe, [], Machine(1, 2, "one:4000")))
     assert f"--hostfile {path} --no_ssh --node_rank 1 --master_addr one --master_port 4000" in part
+
+
+ON_RAY = """
+import os, sys
+from ray.cluster_utils import Cluster
+options = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args=options | {"include_dashboard": False})
+cluster.add_node(**options)
+os.environ["RAY_ADDRESS"] = cluster.address
+from llm_pipeline.training.on_ray import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@noisy
+@pytest.mark.slow
+def test_two_machines_of_a_ray_cluster(small_base: Path, tmp_path: Path, alone: Trained) -> None:
+    pytest.importorskip("ray", reason="Ray is in the extra `ray`")
+    data, work = tmp_path / "train.jsonl", tmp_path / "work"
+    write_jsonl(data, rows())
+    write_atomically(work / "recipe.yaml", yaml.safe_dump(asdict(SHORT)))
+    arguments = ["--machines", "2", "--recipe", work / "recipe.yaml", "--data", data, "--base", small_base, "--out", work]
+    environment = dict(os.environ) | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_RAY, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_model(outcome(work), alone)
