@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Mix:
 
 def build_sft(home: Home, snapshot: Artifact, seed: int = 0, mix: Mix | None = None) -> Artifact:
     """The `sft_dataset` of a corpus snapshot: train.jsonl and validation.jsonl, which share no cluster and no question."""
-    chosen, prompt = mix or Mix(), load_prompt(PROMPT)
+    chosen, prompt = mix or Mix(), replace(load_prompt(PROMPT), examples=())
     inputs = {"version": VERSION, "snapshot": snapshot.id, "seed": seed, "prompt": prompt.id, "mix": vars(chosen)}
 
     def make(folder: Path) -> Mapping[str, Any]:

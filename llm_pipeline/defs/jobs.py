@@ -7,6 +7,7 @@ import dagster as dg
 CURATION_BY_DAY = ["documents", "filtered_documents", "scrubbed_documents", "signatures", "chunks"]
 MODEL = ["corpus_snapshot", "evaluation_suites", "sft_dataset", "tokenizer", "base_model", "sft_checkpoint", "candidate_model"]
 ALIGNMENT = ["preference_dataset", "preference_checkpoint"]
+COMPRESSION = ["quantized_model", "distilled_checkpoint", "compression_report"]
 INDEX = ["vector_index", "retrieval_report"]
 GATE = ["eval_report", "rag_report", "safety_report", "promotion_decision"]
 ROLLOUT = ["release", "deployed_endpoint"]
@@ -31,6 +32,21 @@ align = dg.define_asset_job(
     description="Preference pairs from tuning rows and feedback, and the candidate trained on them.",
     tags={"dagster/max_retries": "1"},
 )
+compress = dg.define_asset_job(
+    "compress",
+    selection=dg.AssetSelection.assets(*COMPRESSION),
+    description="Smaller models of the candidate: quantised and distilled, with what they cost in quality and save in size and time.",
+)
+prompt_change = dg.define_asset_job(
+    "prompt_change",
+    selection=dg.AssetSelection.assets("prompt_report"),
+    description="What the prompt file would change in the answers, before it ships.",
+)
+search = dg.define_asset_job(
+    "search",
+    selection=dg.AssetSelection.assets("hyperparameter_search"),
+    description="A search over hyperparameters; its best settings are overrides for `retrain`.",
+)
 deploy = dg.define_asset_job(
     "deploy",
     selection=dg.AssetSelection.assets(*ROLLOUT, "audit_log"),
@@ -53,4 +69,4 @@ describe = dg.define_asset_job(
     description="Data card, model card and audit log.",
 )
 
-jobs = [daily_curation, retrain, align, deploy, refresh_index, monitoring_daily, describe]
+jobs = [daily_curation, retrain, align, compress, prompt_change, search, deploy, refresh_index, monitoring_daily, describe]

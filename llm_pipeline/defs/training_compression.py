@@ -105,12 +105,4 @@ def candidate_parity(home: HomeResource) -> dg.AssetCheckResult:
     )
 
 
-compress = dg.define_asset_job(
-    "compress",
-    selection=dg.AssetSelection.assets("quantized_model", "distilled_checkpoint", "compression_report"),
-    description="Quantise and distil the candidate, and measure what that costs and saves.",
-)
-
-defs = dg.Definitions(
-    assets=[quantized_model, compression_report], asset_checks=[smaller_models_keep_quality, candidate_parity], jobs=[compress]
-)
+defs = dg.Definitions(assets=[quantized_model, compression_report], asset_checks=[smaller_models_keep_quality, candidate_parity])

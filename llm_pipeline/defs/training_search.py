@@ -123,8 +123,4 @@ def hyperparameter_search(sft_dataset: Any, base_model: Any) -> Any:
     return conclude_search(plan_trials(sft_dataset=sft_dataset, base_model=base_model).map(run_trial).collect())
 
 
-search = dg.define_asset_job(
-    "search", selection=dg.AssetSelection.assets("hyperparameter_search"), description="Search hyperparameters on the newest dataset."
-)
-
-defs = dg.Definitions(assets=[hyperparameter_search], jobs=[search])
+defs = dg.Definitions(assets=[hyperparameter_search])
