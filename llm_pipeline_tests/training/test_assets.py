@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llm_pipeline.defs.resources import HomeResource
-from llm_pipeline.defs.training import defs
+from llm_pipeline.defs.training import base_model, candidate_model, defs, sft_checkpoint, tokenizer
 from llm_pipeline.store import Home
 from llm_pipeline.training.tracking import REGISTERED_MODEL, client
 
@@ -24,7 +24,7 @@ def test_training_streams_into_the_asset_and_ends_in_the_registry(home: Home, sm
     config = {"recipe": str(recipe)}
     run_config = {"ops": {name: {"config": config} for name in ("tokenizer", "base_model", "sft_checkpoint")}}
     resources = {"home": HomeResource(root=str(home.root))}
-    assets = list(defs.assets or [])
+    assets = [tokenizer, base_model, sft_checkpoint, candidate_model]
     with dg.instance_for_test() as instance:
         run = dg.materialize(assets, instance=instance, resources=resources, run_config=run_config)
         assert run.success
