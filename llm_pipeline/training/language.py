@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def make(job: Job, tokenizer: Any, rows: Sequence[Row], validation: Sequence[Row], report: Report) -> tuple[Any, float]:
     """(SFTTrainer, mean tokens per row)."""
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     recipe = job.recipe
     examples, too_long = encode_rows(rows, tokenizer, recipe)
@@ -32,7 +32,7 @@ def make(job: Job, tokenizer: Any, rows: Sequence[Row], validation: Sequence[Row
         max_length=recipe.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    trainer = SFTTrainer(
+    trainer = _trainer_of(recipe)(
         model=load_model(recipe, job.base),
         args=settings,
         train_dataset=Dataset.from_list([columns(row) for row in packed]),
@@ -43,6 +43,21 @@ def make(job: Job, tokenizer: Any, rows: Sequence[Row], validation: Sequence[Row
         peft_config=peft_config(recipe),
     )
     return trainer, mean
+
+
+def _trainer_of(recipe: Recipe) -> Any:
+    """TRL's trainer; on a CPU it trains by the model's own loss, since TRL's, which saves memory, takes a fifth of the time there."""
+    from transformers import Trainer
+    from trl import SFTTrainer
+
+    class PlainLossTrainer(SFTTrainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            if not self.model.training:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            inputs["use_cache"] = False
+            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+    return PlainLossTrainer if recipe.device == "cpu" else SFTTrainer
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Any, recipe: Recipe) -> tuple[list[Example], int]:

@@ -71,7 +71,7 @@ class Watch(TrainerCallback):
             "loss": float(logs["loss"]),
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", 0.0)),
-            "token_accuracy": float(logs.get("mean_token_accuracy", 0.0)),
+            **({"token_accuracy": float(logs["mean_token_accuracy"])} if "mean_token_accuracy" in logs else {}),
             "tokens_per_second": done * self.tokens_per_step / seconds,
             "eta_seconds": (state.max_steps - state.global_step) * seconds / max(1, done),
             "seconds": seconds,
