@@ -34,13 +34,13 @@ class Pairing:
     @property
     def change(self) -> float:
         """Challenger minus champion, as measured."""
-        return -self.test.difference if self.lower else self.test.difference
+        return 0.0 - self.test.difference if self.lower else self.test.difference
 
     @property
     def interval(self) -> tuple[float, float]:
         """Of `change`, two-sided at 1 - 2 alpha."""
         low, high = self.test.interval(self.alpha)
-        return (-high, -low) if self.lower else (low, high)
+        return (0.0 - high, 0.0 - low) if self.lower else (low, high)
 
     @property
     def bound(self) -> float:

@@ -17,7 +17,7 @@ _SHELL = """<!doctype html>
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --faint: #9aa3af; --line: #3a4048; --page: #15181d; --good: #4cc26b; --bad: #ff7b6b; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: break-word; }
 th { color: var(--faint); font-weight: 600; } td.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 .right { color: var(--good); } .wrong { color: var(--bad); } .faint { color: var(--faint); }
 svg text { fill: var(--ink); font-size: 12px; } svg line { stroke: var(--faint); } details { margin: .2rem 0; }
