@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -27,7 +26,6 @@ import pyarrow as pa
 
 from llm_pipeline.errors import InputError, MissingError, near
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel whenever a library imports it
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pipeline.errors import InputError
+from llm_pipeline.quiet import quiet
 
 Messages = Sequence[Mapping[str, str]]
 Asked = Messages | str
@@ -54,6 +55,7 @@ class Generator:
 
         if isinstance(model, Path) and not (model / "config.json").is_file():
             raise InputError(f"{model}: not a model folder (it has no config.json)")
+        quiet()
         if threads:
             torch.set_num_threads(threads)
         self.batch_size = batch_size

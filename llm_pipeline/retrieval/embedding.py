@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from llm_pipeline.quiet import quiet
 from llm_pipeline.store import content_hash, write_atomically
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -91,6 +92,8 @@ class Embedder:
     def _loaded(self) -> Any:
         if self._encoder is None:
             import torch
+
+            quiet()
             from sentence_transformers import SentenceTransformer
 
             if self.threads:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pipeline.errors import ConfigError
+from llm_pipeline.quiet import quiet
 from llm_pipeline.store import Artifact, Home
 from llm_pipeline.training.bases import describe_model
 from llm_pipeline.training.tracking import register
@@ -18,6 +19,8 @@ MERGEABLE = "LORA"
 def merge(base: Path, adapter: Path, out: Path) -> None:
     """Write base + adapter as one model with tokenizer and generation config; the sum is taken in fp32."""
     import torch
+
+    quiet()
     from peft import PeftModel
 
     model = _class(adapter).from_pretrained(str(base), dtype=torch.float32, **_labels(adapter))
@@ -38,6 +41,7 @@ def standalone(base: Path, result: Path, out: Path) -> bool:
             return False
         merge(base, result / "adapter", out)
         return True
+    quiet()
     trained = result / "model"
     _write(_class(trained).from_pretrained(str(trained), dtype=torch.float32), base, trained, out)
     return True

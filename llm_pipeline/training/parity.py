@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_pipeline.quiet import quiet
 from llm_pipeline.serving.parity import QUESTIONS
 
 MEAN_TOLERANCE, LARGEST_TOLERANCE = 0.03, 0.3
@@ -64,6 +65,7 @@ def _load_trained(base: Path, trained: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet()
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     if not (trained / "adapter").is_dir():
         return AutoModelForCausalLM.from_pretrained(str(trained / "model"), **options).eval(), AutoTokenizer.from_pretrained(str(base))

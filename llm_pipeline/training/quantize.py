@@ -7,13 +7,12 @@ int4 is NormalFloat in blocks of 64 (Dettmers et al. 2023, arXiv:2305.14314). Em
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from llm_pipeline.errors import InputError
+from llm_pipeline.quiet import quiet
 from llm_pipeline.store import Artifact, Home
 
 Bits = Literal[4, 8]
@@ -23,14 +22,10 @@ VERSION = 1
 
 def quantize(model: Path, out: Path, bits: Bits) -> None:
     """Write `model` with its linear layers in `bits` bits, and its tokenizer, to the new folder `out`."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a package of kernels that nothing here needs
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, imported on the way, says on stdout that it looked for a GPU
+    quiet()
     config = read_config(model)
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unknown method")
