@@ -12,8 +12,11 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
+INCIDENT_SECONDS = 1.0
+"""Slow answers closer together than this have one cause, such as a busy machine, so the first of them stands for all."""
 THETAS = tuple(1.25 * (30 / 1.25) ** (i / 24) for i in range(25))
 METRICS = ("error", "slow", "guardrail", "empty")
 Verdict = Literal["wait", "advance", "rollback", "hold"]
@@ -100,6 +103,7 @@ class Monitor:
         self.bad = {metric: {"canary": 0, "stable": 0} for metric in METRICS}
         self._share = Share()
         self._failures_in_a_row = 0
+        self._incident: datetime | None = None
         self.step_counts = {"canary": 0, "stable": 0}
         self.counts = {"canary": 0, "stable": 0}
 
@@ -117,6 +121,7 @@ class Monitor:
         canary = row["release"] == self.canary
         arm, before = "canary" if canary else "stable", self._share.before(share)
         events = bad_events(row, self.slow_seconds)
+        events["slow"] = events["slow"] and self._new_incident(row)
         for metric in (name for name, bad in events.items() if bad):
             self.tests[metric].add(canary=canary, share=before)
             self.bad[metric][arm] += 1
@@ -125,6 +130,14 @@ class Monitor:
         self.step_counts[arm] += 1
         if canary:
             self._failures_in_a_row = self._failures_in_a_row + 1 if events["error"] else 0
+
+    def _new_incident(self, row: Mapping[str, Any]) -> bool:
+        """Whether a slow answer is not of the incident that the last one counted began, whichever release that was."""
+        at = datetime.fromisoformat(row["received_at"])
+        if self._incident is not None and abs((at - self._incident).total_seconds()) < INCIDENT_SECONDS:
+            return False
+        self._incident = at
+        return True
 
     def verdict(self) -> tuple[Verdict, str]:
         """What the evidence says now, and why."""

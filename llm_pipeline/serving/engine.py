@@ -67,7 +67,15 @@ class Engine:
             raise HttpError(404, f"no such path: {route}")
 
     async def _start(self) -> None:
+        """Also answers a few prompts to itself, alone and together: the first ones are slow, and should be nobody's."""
         self.batcher.start()
+        for together in (1, 4):
+            await asyncio.gather(*(self._warm_up() for _ in range(together)))
+
+    async def _warm_up(self, prompt: int = 128, answer: int = 8) -> None:
+        async with aclosing(self.batcher.generate([0] * min(prompt, self.batcher.context - answer), answer, probe=True)) as tokens:
+            async for _ in tokens:
+                pass
 
     async def _stop(self) -> None:
         """Nothing: what was being answered is answered or cancelled by now, and the process ends with its threads."""

@@ -1,14 +1,16 @@
 """The canary's test, by simulation: how often it is wrong when nothing changed, and how fast it sees what did."""
 
 import random
+from datetime import datetime, timedelta
 
 import pytest
 
 from llm_pipeline.serving.canary import METRICS, EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
 
 
-def row(release: str, *, bad: bool = False, first: float = 0.01, answer: str = "x") -> dict[str, object]:
+def row(release: str, *, bad: bool = False, first: float = 0.01, answer: str = "x", at: float = 0.0) -> dict[str, object]:
     return {
+        "received_at": (datetime(2026, 1, 1) + timedelta(seconds=at)).isoformat(),
         "release": release,
         "finish_reason": "error" if bad else "stop",
         "seconds": {"first_token": first},
@@ -99,3 +101,30 @@ def test_slow_is_the_95th_percentile_of_the_stable_release() -> None:
     rows = [row("old", first=i / 100) for i in range(1, 101)] + [row("new", first=9.0)] * 50
     assert slow_threshold(rows, "old") == pytest.approx(0.95)
     assert slow_threshold(rows[:10], "old") is None
+
+
+def test_a_burst_of_slow_answers_is_one_incident_and_a_slow_release_is_many() -> None:
+    burst = Monitor("new", "old", RolloutConfig(), slow_seconds=0.1)
+    for i in range(200):
+        burst.add(row("new" if i % 10 == 0 else "old", first=0.2 if 100 <= i < 150 and i % 10 == 0 else 0.01, at=i * 0.02), 0.1)
+    assert burst.bad["slow"] == {"canary": 1, "stable": 0}
+    assert burst.verdict()[0] == "advance"
+    slow = Monitor("new", "old", RolloutConfig(), slow_seconds=0.1)
+    for i in range(200):
+        slow.add(row("new" if i % 10 == 0 else "old", first=0.2 if i % 10 == 0 else 0.01, at=i * 0.2), 0.1)
+        if slow.verdict()[0] == "rollback":
+            break
+    assert slow.verdict()[0] == "rollback"
+    assert i < 60
+
+
+def test_bursts_that_hit_both_releases_alike_do_not_look_like_a_slow_release() -> None:
+    """Whole seconds in which everything is slow: each counts once, for whichever release met it first."""
+    wrong = 0
+    for seed in range(100):
+        r, monitor = random.Random(seed), Monitor("new", "old", RolloutConfig(step_requests=2000, most_requests=2000), slow_seconds=0.1)
+        busy = {second for second in range(200) if r.random() < 0.2}
+        for i in range(2000):
+            monitor.add(row("new" if r.random() < 0.1 else "old", first=0.2 if i // 10 in busy else 0.01, at=i * 0.1), 0.1)
+        wrong += monitor.verdict()[0] == "rollback"
+    assert wrong <= 4
