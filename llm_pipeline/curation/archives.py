@@ -19,7 +19,10 @@ def zip_members(path: Path) -> Iterator[tuple[str, Stream]]:
     """(name, bytes) of every file in an archive, read in place: nothing is written to disk, so no name can lead anywhere."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as error:
+    except OSError as error:
+        yield "", Stream(_raising(f"unreadable: {error.strerror or type(error).__name__}"))
+        return
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         yield from _salvaged(path, f"broken_zip: {error}")
         return
     with archive:
@@ -60,18 +63,16 @@ def _salvaged(path: Path, problem: str) -> Iterator[tuple[str, Stream]]:
         begins_well = file.read(len(_MEMBER)) == _MEMBER
     total = Meter(Stream(()), path.stat().st_size)
     try:
-        for number, (name, size, blocks) in enumerate(stream_unzip(blocks_of(path), chunk_size=BLOCK) if begins_well else ()):
+        for number, (name, _, blocks) in enumerate(stream_unzip(blocks_of(path), chunk_size=BLOCK) if begins_well else ()):
             if number == MAX_MEMBERS or total.bombs:
                 break
             text = name.decode("utf-8", "replace")
-            if text.endswith("/") and not size:
-                b"".join(blocks)
-                continue
-            yield text, Stream(_salvaged_member(text, blocks, total))
-            for _ in blocks:  # what the reader left; the next member begins behind it
-                pass
-    except UnzipError:
-        pass
+            if not text.endswith("/"):
+                yield text, Stream(_salvaged_member(text, blocks, total))
+            for block in blocks:  # what the reader left, or all of a folder's entry: the next member begins behind it
+                total.out(block)
+    except (UnzipError, Damage, OSError):
+        pass  # nothing more can be read; `problem` says so
     yield "", Stream(_raising(problem))
 
 

@@ -150,6 +150,19 @@ def test_a_truncated_archive_gives_what_precedes_the_damage(tmp_path: Path, meth
     assert _reasons(tmp_path / "no.zip") == {"no.zip": "broken_zip"}
 
 
+def test_what_nobody_reads_of_a_truncated_archive_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack, "RATIO_FROM", 1 << 20)
+    whole = _archive(tmp_path / "a.zip", {"a.txt": b"Text.", "../bomb.jsonl": bytes(1 << 26), "z.txt": b"Text."}).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[:-200])
+    assert _reasons(tmp_path / "cut.zip") == {"a.txt": None, "../bomb.jsonl": "unsafe_path", "cut.zip": "broken_zip"}
+
+
+def test_an_archive_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+    [(_, stream)] = zip_members(tmp_path)
+    assert list(stream) == []
+    assert stream.problem == "unreadable: Is a directory"
+
+
 def test_a_bomb_in_a_truncated_archive_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack, "RATIO_FROM", 1 << 20)
     whole = _archive(tmp_path / "a.zip", {"a.txt": b"Text.", "bomb.jsonl": bytes(1 << 26), "z.txt": b"Text."}).read_bytes()

@@ -19,7 +19,7 @@ from llm_pipeline.training.recipe import Recipe
 
 INFRA = PROJECT / "infra"
 GPUS = Recipe(batch_size=16, processes=8, device="cuda")
-FILES = {"--recipe": "/work/recipe.yaml", "--data": "/work/train.jsonl", "--base": "/work/base", "--out": "/work/run"}
+FILES = {"--recipe": "/training/recipe.yaml", "--data": "/training/train.jsonl", "--base": "/training/base", "--out": "/training/run"}
 ARGUMENTS = [word for pair in FILES.items() for word in pair]
 
 
@@ -75,7 +75,7 @@ def run_slurm(tmp_path: Path, status: str, code: int) -> tuple[list[str], int]:
 
 def test_slurm_starts_torchrun_on_each_node(tmp_path: Path) -> None:
     calls, code = run_slurm(tmp_path, '{"state": "done"}', 0)
-    wanted = shlex.join(expected(Machine(1, 2, "node1:20005"))).replace("/work/run", str(tmp_path / "run"))
+    wanted = shlex.join(expected(Machine(1, 2, "node1:20005"))).replace("/training/run", str(tmp_path / "run"))
     assert (calls, code) == ([wanted], 0)
 
 
