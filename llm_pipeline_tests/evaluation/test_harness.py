@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +17,8 @@ from llm_pipeline.evaluation.scores import scores_of
 from llm_pipeline.evaluation.suite_files import find_suite
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import find_file
-from llm_pipeline.serving.processes import free_port, start
-from llm_pipeline.serving.supervisor import probe_url
 from llm_pipeline_tests.evaluation.servers import FakeServer, serving
+from llm_pipeline_tests.serving.engines import running_engine
 
 TINY = DATA / "models" / "tiny_base"
 TASK = """task: {name}
@@ -71,22 +68,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real engine worker on the embedded model: it chats, and has no /v1/completions."""
-    port = free_port()
-    process = start("llm_pipeline.serving.engine", ["--model", str(TINY), "--port", str(port)], tmp_path_factory.mktemp("logs") / "log")
-    try:
-        deadline = time.monotonic() + 300
-        while not probe_url(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with running_engine(TINY, tmp_path_factory.mktemp("logs") / "log") as address:
+        yield address
 
 
 def test_a_checkpoint_reads_and_chooses(tasks: Path) -> None:

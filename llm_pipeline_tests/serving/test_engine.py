@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,32 +15,15 @@ import aiohttp
 import pytest
 
 from llm_pipeline.serving.parity import QUESTIONS, compare
-from llm_pipeline.serving.processes import free_port, start
-from llm_pipeline.serving.supervisor import probe_url
+from llm_pipeline_tests.serving.engines import running_engine
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
-    arguments = ["--model", str(model), "--port", str(port), "--in-flight", "4", "--queue", "2"]
-    process = start("llm_pipeline.serving.engine", arguments, tmp_path_factory.mktemp("logs") / "engine.log")
-    try:
-        deadline = time.monotonic() + 400
-        while not probe_url(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            pytest.fail("the engine did not end on SIGTERM")
+    with running_engine(model, tmp_path_factory.mktemp("logs") / "engine.log", "--in-flight", "4", "--queue", "2") as address:
+        yield address
 
 
 def ask(url: str, **body: Any) -> tuple[int, dict[str, Any]]:
