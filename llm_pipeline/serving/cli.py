@@ -79,9 +79,9 @@ def key(
 
     state = State(open_home(home).endpoint)
     if revoke:
-        show({"revoked": state.revoke_key(name)}, as_json)
+        show({"revoked": state.keys.revoke(name)}, as_json)
     else:
-        show({"name": name, "key": state.add_key(name, scope or ["chat", "feedback"])}, as_json)
+        show({"name": name, "key": state.keys.add(name, scope or ["chat", "feedback"])}, as_json)
 
 
 @app.command(context_settings=PASSED_ON)

@@ -34,11 +34,12 @@ from llm_pipeline.serving.asgi import (
 from llm_pipeline.serving.exchange import Exchange, event_time, now
 from llm_pipeline.serving.guardrails import BLOCKED_INPUT, BLOCKED_OUTPUT
 from llm_pipeline.serving.interactions import SegmentWriter
+from llm_pipeline.serving.keys import Key, key_hash
 from llm_pipeline.serving.metrics import Metrics
 from llm_pipeline.serving.processes import die_with
 from llm_pipeline.serving.protocol import GATEWAY_FIELDS, chunk, completion, models, parse_chat, text_chunk, usage_chunk
 from llm_pipeline.serving.routing import Router, Snapshot, choose
-from llm_pipeline.serving.state import State, key_hash
+from llm_pipeline.serving.state import State
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.3
@@ -105,20 +106,20 @@ class Gateway:
                 log.exception("the desired state cannot be read; the last one stays in force")
             await asyncio.sleep(self._poll_seconds)
 
-    def _authenticate(self, headers: dict[str, str], *scopes: str) -> tuple[str, frozenset[str]]:
-        """Name and scopes of the request's key, which must have one of `scopes`."""
+    def _authenticate(self, headers: dict[str, str], *scopes: str) -> Key:
+        """The request's key, which must have one of `scopes`."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise HttpError(401, "an API key is needed: Authorization: Bearer <key>", code="missing_api_key")
         known = self.snapshot.keys.get(key_hash(key.strip()))
         if known is None:
             raise HttpError(401, "the API key is not valid", code="invalid_api_key")
-        if not known[1] & set(scopes):
+        if not known.scopes & set(scopes):
             raise HttpError(403, f"the API key lacks the scope {' or '.join(scopes)}", code="scope_missing")
         return known
 
     async def _chat(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
-        name, scopes = self._authenticate(headers, "chat")
+        key = self._authenticate(headers, "chat")
         request = parse_chat(await read_json(receive), GATEWAY_FIELDS)
         if request.model != MODEL:
             raise HttpError(
@@ -126,14 +127,14 @@ class Gateway:
                 f"no model {request.model!r}; there is {MODEL!r} (which release answers is not the client's choice)",
                 code="model_not_found",
             )
-        received_at = event_time(headers.get("x-event-time"), allowed="simulate" in scopes)
+        received_at = event_time(headers.get("x-event-time"), allowed="simulate" in key.scopes)
         snapshot = self.snapshot
         if not snapshot.weights:
             raise HttpError(503, "nothing is deployed yet", code="not_deployed", retry_after=2)
         arm = choose(snapshot.weights, request.user or headers.get("x-session-id") or uuid.uuid4().hex)
         if arm not in snapshot.routes:
             raise HttpError(503, f"release {arm} is not ready", code="not_ready", retry_after=1)
-        exchange = Exchange(request, snapshot.routes[arm], name, received_at)
+        exchange = Exchange(request, snapshot.routes[arm], key.name, received_at)
         self.metrics.in_flight.inc()
         try:
             await until_disconnect(receive, self._answer(exchange, send))
@@ -224,7 +225,7 @@ class Gateway:
         await stream.done()
 
     async def _feedback(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
-        name, _ = self._authenticate(headers, "chat", "feedback")
+        key = self._authenticate(headers, "chat", "feedback")
         body = await read_json(receive)
         allowed = {"interaction_id", "rating", "comment"}
         if (
@@ -234,7 +235,7 @@ class Gateway:
             or body.get("rating") not in ("up", "down")
         ):
             raise HttpError(400, 'expected {"interaction_id": text, "rating": "up" or "down", "comment": text (optional)}')
-        await self._feedback_log.append({**body, "comment": str(body.get("comment") or "")[:4000], "key": name, "received_at": now()})
+        await self._feedback_log.append({**body, "comment": str(body.get("comment") or "")[:4000], "key": key.name, "received_at": now()})
         await send_json(send, 200, {"ok": True})
 
     async def _models(self, headers: dict[str, str], receive: Receive, send: Send) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from llm_pipeline.config import build
 from llm_pipeline.prompts import Prompt
 from llm_pipeline.serving.guardrails import Policy, build_policy
+from llm_pipeline.serving.keys import Key
 from llm_pipeline.serving.state import Spec, State
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Snapshot:
     revision: int = -1
     weights: Mapping[str, float] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
-    keys: Mapping[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
+    keys: Mapping[str, Key] = field(default_factory=dict)
 
     def missing(self) -> list[str]:
         """Releases with traffic that have no engine ready."""
@@ -96,7 +97,7 @@ class Router:
             del self._built[name]
         urls = {name: f"http://127.0.0.1:{engine.port}" for name, engine in engines.items() if engine.state == "ready"}
         routes = {name: Route(**{**vars(route), "url": urls.get(name)}) for name, route in self._built.items()}
-        return Snapshot(revision, weights, routes, self._state.keys())
+        return Snapshot(revision, weights, routes, self._state.keys.valid())
 
     def report(self, snapshot: Snapshot) -> None:
         """Say that `snapshot` is what requests meet from now on."""

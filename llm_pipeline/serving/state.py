@@ -5,9 +5,7 @@ Releases are immutable; which of them answers is a separate, append-only record 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,16 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llm_pipeline.errors import ConfigError, MissingError, near
+from llm_pipeline.errors import MissingError, near
 from llm_pipeline.records import Release, Traffic
+from llm_pipeline.serving.database import metadata, open_database
+from llm_pipeline.serving.keys import Keys
 
-SCOPES = ("chat", "simulate", "feedback", "admin")
 FINISHED = ("promoted", "rolled_back", "held", "failed")
 
-_meta = sa.MetaData()
 _releases = sa.Table(
     "releases",
-    _meta,
+    metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("release", sa.JSON),
     sa.Column("spec", sa.JSON),
@@ -33,31 +31,26 @@ _releases = sa.Table(
 )
 _traffic = sa.Table(
     "traffic",
-    _meta,
+    metadata,
     sa.Column("revision", sa.Integer, primary_key=True),
     sa.Column("weights", sa.JSON),
     sa.Column("reason", sa.Text),
     sa.Column("at", sa.Float),
 )
-_keys = sa.Table(
-    "keys", _meta,
-    sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text), sa.Column("hash", sa.Text, unique=True),
-    sa.Column("scopes", sa.JSON), sa.Column("created_at", sa.Float), sa.Column("revoked_at", sa.Float),
-)  # fmt: skip
 _engines = sa.Table(
-    "engines", _meta,
+    "engines", metadata,
     sa.Column("release", sa.Text, primary_key=True), sa.Column("port", sa.Integer), sa.Column("pid", sa.Integer),
     sa.Column("state", sa.Text), sa.Column("restarts", sa.Integer), sa.Column("detail", sa.Text),
 )  # fmt: skip
 _rollouts = sa.Table(
-    "rollouts", _meta,
+    "rollouts", metadata,
     sa.Column("id", sa.Integer, primary_key=True), sa.Column("release", sa.Text), sa.Column("previous", sa.Text),
     sa.Column("config", sa.JSON),
     sa.Column("status", sa.Text), sa.Column("step", sa.Integer), sa.Column("evidence", sa.JSON),
     sa.Column("created_at", sa.Float), sa.Column("updated_at", sa.Float),
 )  # fmt: skip
 _observed = sa.Table(
-    "observed", _meta, sa.Column("component", sa.Text, primary_key=True), sa.Column("revision", sa.Integer), sa.Column("at", sa.Float)
+    "observed", metadata, sa.Column("component", sa.Text, primary_key=True), sa.Column("revision", sa.Integer), sa.Column("at", sa.Float)
 )
 
 
@@ -107,11 +100,9 @@ class State:
     """All reads and writes of the endpoint's database; safe to open in many processes."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._db = sa.create_engine(f"sqlite:///{folder / 'endpoint.db'}", connect_args={"timeout": 15})
-        sa.event.listen(self._db, "connect", _pragmas)
-        _meta.create_all(self._db)
+        self._db = open_database(folder)
+        self.keys = Keys(self._db)
 
     def close(self) -> None:
         self._db.dispose()
@@ -156,27 +147,6 @@ class State:
     def history(self, most: int = 20) -> list[dict[str, Any]]:
         with self._db.begin() as db:
             return [dict(row._mapping) for row in db.execute(sa.select(_traffic).order_by(_traffic.c.revision.desc()).limit(most))]
-
-    def add_key(self, name: str, scopes: Sequence[str]) -> str:
-        """Make an API key; only its hash is kept (256 random bits need no slow hash)."""
-        for scope in scopes:
-            if scope not in SCOPES:
-                raise ConfigError(f"scope {scope!r}{near(scope, SCOPES)}")
-        key = f"lp-{secrets.token_urlsafe(32)}"
-        with self._db.begin() as db:
-            db.execute(sa.insert(_keys).values(name=name, hash=key_hash(key), scopes=list(scopes), created_at=time.time(), revoked_at=None))
-        return key
-
-    def revoke_key(self, name: str) -> int:
-        with self._db.begin() as db:
-            return db.execute(
-                sa.update(_keys).where(_keys.c.name == name, _keys.c.revoked_at.is_(None)).values(revoked_at=time.time())
-            ).rowcount
-
-    def keys(self) -> dict[str, tuple[str, frozenset[str]]]:
-        """Hash -> (name, scopes) of the keys in force."""
-        with self._db.begin() as db:
-            return {row.hash: (row.name, frozenset(row.scopes)) for row in db.execute(sa.select(_keys).where(_keys.c.revoked_at.is_(None)))}
 
     def engines(self) -> dict[str, Engine]:
         with self._db.begin() as db:
@@ -233,16 +203,5 @@ def _key(done: sa.CursorResult[Any]) -> int:
     return int(done.inserted_primary_key[0])
 
 
-def key_hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 def _as_text(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()}
-
-
-def _pragmas(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()

@@ -19,9 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from llm_pipeline.serving.keys import key_hash
 from llm_pipeline.serving.processes import Child, free_port, read_pid, write_pid
 from llm_pipeline.serving.rollout import Controller
-from llm_pipeline.serving.state import Engine, State, key_hash
+from llm_pipeline.serving.state import Engine, State
 from llm_pipeline.store import write_atomically
 
 log = logging.getLogger(__name__)
@@ -160,11 +161,11 @@ class Supervisor:
     def _publish(self) -> None:
         """Write where the endpoint is, with keys for this machine's own use, for this user's eyes only."""
         path = self.folder / "endpoint.json"
-        known, valid = _read(path), self.state.keys()
+        known, valid = _read(path), self.state.keys.valid()
         keys = {name: str(known.get("keys", {}).get(name, "")) for name in LOCAL_KEYS}
         for name, scopes in LOCAL_KEYS.items():
             if key_hash(keys[name]) not in valid:
-                keys[name] = self.state.add_key(name, scopes)
+                keys[name] = self.state.keys.add(name, scopes)
         content = {"url": f"http://127.0.0.1:{self.gateway.port}", "port": self.gateway.port, "pid": os.getpid(), "keys": keys}
         write_atomically(path, json.dumps(content | {"key": keys["local"], "simulate_key": keys["simulator"]}, indent=1))
         path.chmod(0o600)

@@ -79,9 +79,9 @@ def test_keys_and_scopes(live: Live) -> None:
     assert post(live, key=None)[0] == 401
     assert post(live, key="lp-wrong")[0] == 401
     state = State(live.home.endpoint)
-    only_feedback = state.add_key("survey", ["feedback"])
+    only_feedback = state.keys.add("survey", ["feedback"])
     until(lambda: post(live, key=only_feedback)[0] == 403, 10)
-    state.revoke_key("survey")
+    state.keys.revoke("survey")
     until(lambda: post(live, key=only_feedback)[0] == 401, 10)
     assert (live.home.endpoint / "endpoint.json").stat().st_mode & 0o077 == 0
 

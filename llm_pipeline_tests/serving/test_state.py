@@ -4,7 +4,8 @@ import pytest
 
 from llm_pipeline.errors import ConfigError, MissingError
 from llm_pipeline.records import Release
-from llm_pipeline.serving.state import Engine, Spec, State, key_hash
+from llm_pipeline.serving.keys import Key, key_hash
+from llm_pipeline.serving.state import Engine, Spec, State
 
 SPEC = Spec("/model", {"grounded": "{passages}{question}"}, {})
 
@@ -19,13 +20,13 @@ def release(name: str) -> Release:
 
 
 def test_keys_are_kept_as_hashes_and_can_be_revoked(state: State) -> None:
-    key = state.add_key("app", ["chat"])
-    assert state.keys() == {key_hash(key): ("app", frozenset({"chat"}))}
+    key = state.keys.add("app", ["chat"])
+    assert state.keys.valid() == {key_hash(key): Key(1, "app", frozenset({"chat"}))}
     assert key not in (state.folder / "endpoint.db").read_bytes().decode("latin-1")
-    assert state.revoke_key("app") == 1
-    assert state.keys() == {}
+    assert state.keys.revoke("app") == 1
+    assert state.keys.valid() == {}
     with pytest.raises(ConfigError, match="did you mean 'chat'"):
-        state.add_key("app", ["chatt"])
+        state.keys.add("app", ["chatt"])
 
 
 def test_releases_are_immutable_and_traffic_is_a_history(state: State) -> None:
