@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
+
+from llm_pipeline.errors import ConfigError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -130,12 +134,41 @@ async def lifespan(receive: Receive, send: Send, start: Callable[[], Awaitable[N
             return
 
 
-def serve(app: App, port: int) -> None:
-    """Run `app` on 127.0.0.1 with uvloop and httptools until SIGTERM or SIGINT."""
+def serve(
+    app: App,
+    port: int | None,
+    *,
+    fd: int | None = None,
+    shared: bool = False,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+) -> None:
+    """Run `app` on 127.0.0.1 with uvloop and httptools until SIGTERM or SIGINT.
+
+    Several processes answer one port when each is given the same listening socket (`fd`), or opens the port `shared` (SO_REUSEPORT).
+    With a certificate it speaks TLS.
+    """
     import uvicorn
 
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", ws="none", access_log=False, log_level="warning",
-        timeout_graceful_shutdown=3, timeout_keep_alive=75, lifespan="on", backlog=1024,
+        app, loop="uvloop", http="httptools", ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=3,
+        timeout_keep_alive=75, lifespan="on", server_header=False, ssl_certfile=certificate, ssl_keyfile=private_key,
     )  # fmt: skip
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets=[listener(port, fd, shared=shared)])
+
+
+def listener(port: int | None, fd: int | None = None, *, shared: bool = False) -> socket.socket:
+    """The listening socket that was passed on as `fd`, else one on `port` of 127.0.0.1."""
+    if fd is not None:
+        return socket.socket(fileno=fd)
+    if port is None:
+        raise ConfigError("neither a port nor a listening socket was given")
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    opened.bind(("127.0.0.1", port))
+    opened.listen(2048)
+    opened.setblocking(False)
+    opened.set_inheritable(True)
+    return opened

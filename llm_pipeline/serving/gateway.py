@@ -259,12 +259,23 @@ class Gateway:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The gateway in front of the engines, on 127.0.0.1.")
     parser.add_argument("--folder", type=Path, required=True, help="the endpoint's folder (HOME/endpoint)")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--fd", type=int, help="a listening socket that was passed on, instead of a port")
+    parser.add_argument("--reuse-port", action="store_true", help="other gateways may listen on the same port")
+    parser.add_argument("--certificate", type=Path, help="PEM file of the TLS certificate (and its chain); speaks TLS")
+    parser.add_argument("--private-key", type=Path, help="PEM file of its key, if it is not in the same file")
     parser.add_argument("--parent", type=int, help="end when this process does")
     options = parser.parse_args()
     die_with(options.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    serve(Gateway(options.folder), options.port)
+    serve(
+        Gateway(options.folder),
+        options.port,
+        fd=options.fd,
+        shared=options.reuse_port,
+        certificate=options.certificate,
+        private_key=options.private_key,
+    )
 
 
 if __name__ == "__main__":

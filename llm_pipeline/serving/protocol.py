@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_pipeline.errors import near
@@ -13,17 +13,25 @@ from llm_pipeline.serving.asgi import HttpError
 ROLES = ("system", "user", "assistant")
 ENGINE_FIELDS = (
     "model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens",
-    "stop", "n", "user", "logprobs",
+    "stop", "user", "logprobs",
 )  # fmt: skip
-GATEWAY_FIELDS = (*ENGINE_FIELDS[:-1], "retrieval")
+"""What any engine honours."""
+MORE_FIELDS = (
+    "n", "seed", "top_logprobs", "presence_penalty", "frequency_penalty", "response_format", "tools", "tool_choice",
+    "parallel_tool_calls", "adapter",
+)  # fmt: skip
+"""What some engines honour; one that does not refuses them."""
+GATEWAY_FIELDS = (*ENGINE_FIELDS, *MORE_FIELDS, "retrieval", "metadata")
 DEFAULT_MAX_TOKENS = 128
+MOST_CHOICES = 16
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """A checked request; `temperature` 0 (the default) is greedy."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    """Role and content of each; of a conversation with tools also what belongs to the calls."""
     stream: bool = False
     include_usage: bool = False
     temperature: float = 0.0
@@ -32,68 +40,180 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     user: str | None = None
     logprobs: bool = False
+    top_logprobs: int = 0
+    n: int = 1
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    response_format: Mapping[str, Any] | None = None
+    """OpenAI's: type text, json_object or json_schema."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    adapter: str | None = None
     retrieval: bool | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     model: str = "default"
 
 
 def parse_chat(body: Any, fields: Sequence[str] = ENGINE_FIELDS) -> ChatRequest:
     """Check a request body; raises `HttpError` 400 that names the field, what was received and what is expected."""
-    if not isinstance(body, Mapping):
-        raise HttpError(400, f"expected a JSON object, received {type(body).__name__}")
-    unknown = [name for name in body if name not in fields]
-    if unknown:
-        raise HttpError(400, f"unsupported field {unknown[0]!r}{near(str(unknown[0]), fields)}", code="unsupported_field")
-    if body.get("n") not in (None, 1):
-        raise HttpError(400, f"n: received {body['n']!r}, only 1 is supported", code="unsupported_value")
+    _known(body, fields)
     temperature = _number(body, "temperature", 0.0, 0.0, 2.0)
     logprobs = _boolean(body, "logprobs") or False
-    if logprobs and temperature > 0:
+    if logprobs and temperature > 0 and "top_logprobs" not in fields:
         raise HttpError(400, "logprobs are given for greedy requests (temperature 0) only", code="unsupported_value")
-    longest = body.get("max_completion_tokens") if body.get("max_tokens") is None else body["max_tokens"]
-    if longest is not None and (not isinstance(longest, int) or isinstance(longest, bool) or longest < 1):
-        raise HttpError(400, f"max_tokens: received {longest!r}, expected an integer >= 1")
+    top_logprobs = _integer(body, "top_logprobs", 0, 20) or 0
+    if top_logprobs and not logprobs:
+        raise HttpError(400, "top_logprobs: needs logprobs: true")
+    longest = "max_completion_tokens" if body.get("max_tokens") is None else "max_tokens"
+    messages = _messages(body.get("messages"), with_tools="tools" in fields)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping) or set(options) - {"include_usage"}:
         raise HttpError(400, f"stream_options: received {options!r}, expected {{'include_usage': bool}}")
-    user = body.get("user")
-    if user is not None and not (isinstance(user, str) and len(user) <= 200):
-        raise HttpError(400, "user: expected a string of at most 200 characters")
     return ChatRequest(
-        messages=_messages(body.get("messages")),
+        messages=messages,
         stream=_boolean(body, "stream") or False,
         include_usage=bool(options.get("include_usage")),
         temperature=temperature,
         top_p=_number(body, "top_p", 1.0, 1e-6, 1.0),
-        max_tokens=longest,
+        max_tokens=_integer(body, longest, 1),
         stop=_stop(body.get("stop")),
-        user=user,
+        user=_text(body, "user"),
         logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        n=_integer(body, "n", 1, MOST_CHOICES) or 1,
+        seed=_integer(body, "seed", -(2**63), 2**63 - 1),
+        presence_penalty=_number(body, "presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=_number(body, "frequency_penalty", 0.0, -2.0, 2.0),
+        response_format=_response_format(body.get("response_format")),
+        tools=_tools(body.get("tools")),
+        tool_choice=_tool_choice(body),
+        parallel_tool_calls=_boolean(body, "parallel_tool_calls"),
+        adapter=_text(body, "adapter"),
         retrieval=_boolean(body, "retrieval"),
-        model=str(body.get("model") or "default"),
+        metadata=_metadata(body.get("metadata")),
+        model=_text(body, "model") or "default",
     )
 
 
-def _messages(raw: Any) -> list[dict[str, str]]:
+def _known(body: Any, fields: Sequence[str]) -> None:
+    if not isinstance(body, Mapping):
+        raise HttpError(400, f"expected a JSON object, received {type(body).__name__}")
+    for name, value in body.items():
+        if name not in fields and not (name in GATEWAY_FIELDS and (value is None or (name == "n" and value == 1))):
+            raise HttpError(400, f"unsupported field {name!r}{near(str(name), fields)}", code="unsupported_field")
+
+
+def _messages(raw: Any, *, with_tools: bool) -> list[dict[str, Any]]:
     if not isinstance(raw, list) or not raw:
         raise HttpError(400, "messages: expected a list of at least one message")
-    messages = []
-    for i, message in enumerate(raw):
-        role = message.get("role") if isinstance(message, Mapping) else None
-        if role not in ROLES:
-            raise HttpError(400, f"messages[{i}].role: received {role!r}, expected one of {', '.join(ROLES)}")
-        content = message.get("content")
-        if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-            content = "".join(str(part.get("text", "")) for part in content)
-        if not isinstance(content, str):
-            raise HttpError(400, f"messages[{i}].content: expected text")
-        try:
-            content.encode()
-        except UnicodeEncodeError:
-            raise HttpError(400, f"messages[{i}].content: not valid Unicode (an unpaired surrogate)") from None
-        messages.append({"role": role, "content": content})
-    if messages[-1]["role"] != "user":
+    messages = [_message(i, message, with_tools) for i, message in enumerate(raw)]
+    if messages[-1]["role"] not in ("user", "tool"):
         raise HttpError(400, "messages: the last one must be the user's")
     return messages
+
+
+def _message(i: int, raw: Any, with_tools: bool) -> dict[str, Any]:
+    role = raw.get("role") if isinstance(raw, Mapping) else None
+    if role == "developer":
+        role = "system"  # the newer name of the same thing
+    if role not in ROLES and not (with_tools and role == "tool"):
+        raise HttpError(400, f"messages[{i}].role: received {role!r}, expected one of {', '.join(ROLES)}{', tool' * with_tools}")
+    message: dict[str, Any] = {"role": role}
+    if with_tools and role == "assistant" and raw.get("tool_calls"):
+        message["tool_calls"] = _tool_calls(i, raw["tool_calls"])
+    if role == "tool":
+        message["tool_call_id"] = raw.get("tool_call_id")
+        if not isinstance(message["tool_call_id"], str):
+            raise HttpError(400, f"messages[{i}].tool_call_id: expected text")
+    content = raw.get("content")
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if content is None and "tool_calls" in message:
+        content = ""
+    if not isinstance(content, str):
+        raise HttpError(400, f"messages[{i}].content: expected text")
+    return {"role": role, "content": _unicode(f"messages[{i}].content", content), **message}
+
+
+def _tool_calls(i: int, raw: Any) -> list[Any]:
+    where = f"messages[{i}].tool_calls"
+    if not isinstance(raw, list):
+        raise HttpError(400, f"{where}: expected a list")
+    for call in raw:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not isinstance(function.get("arguments"), str):
+            raise HttpError(400, f"{where}: expected id, type and function with the texts name and arguments")
+        _unicode(where, function["name"] + function["arguments"])
+    return raw
+
+
+def _unicode(where: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise HttpError(400, f"{where}: not valid Unicode (an unpaired surrogate)") from None
+    return text
+
+
+def _tools(raw: Any) -> tuple[Mapping[str, Any], ...]:
+    if raw is None:
+        return ()
+    if not isinstance(raw, list) or not 1 <= len(raw) <= 128:
+        raise HttpError(400, "tools: expected a list of 1 to 128 tools")
+    for i, tool in enumerate(raw):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or tool.get("type") != "function" or not isinstance(function.get("name"), str):
+            raise HttpError(400, f"tools[{i}]: expected type function and a function with a name")
+    return tuple(raw)
+
+
+def _tool_choice(body: Mapping[str, Any]) -> Any:
+    value = body.get("tool_choice")
+    if value is not None and value not in ("none", "auto", "required") and not isinstance(value, Mapping):
+        raise HttpError(400, f"tool_choice: received {value!r}, expected none, auto, required or a function")
+    if value not in (None, "none") and not body.get("tools"):
+        raise HttpError(400, "tool_choice: needs tools")
+    return value
+
+
+def _response_format(raw: Any) -> Mapping[str, Any] | None:
+    if raw is None:
+        return None
+    kind = raw.get("type") if isinstance(raw, Mapping) else None
+    if kind not in ("text", "json_object", "json_schema"):
+        raise HttpError(400, f"response_format: received {raw!r}, expected the type text, json_object or json_schema")
+    if kind == "json_schema":
+        described = raw.get("json_schema")
+        if not isinstance(described, Mapping) or not isinstance(described.get("schema"), Mapping):
+            raise HttpError(400, "response_format.json_schema: expected an object with a schema")
+    return None if kind == "text" else raw
+
+
+def _metadata(raw: Any) -> Mapping[str, str]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping) or len(raw) > 16 or not all(isinstance(value, str) and len(value) <= 512 for value in raw.values()):
+        raise HttpError(400, "metadata: expected at most 16 texts of at most 512 characters")
+    return raw
+
+
+def _text(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not (isinstance(value, str) and len(value) <= 200):
+        raise HttpError(400, f"{name}: expected a string of at most 200 characters")
+    return value if value is None else _unicode(name, value)
+
+
+def _integer(body: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+        raise HttpError(400, f"{name}: received {value!r}, expected {expected}")
+    return value
 
 
 def _number(body: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
