@@ -143,18 +143,32 @@ def _long(request: ChatRequest) -> bool:
     return sum(len(message["content"]) for message in request.messages) > 20_000
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description="The engine worker: one model behind an OpenAI-compatible port on 127.0.0.1.")
+    found.add_argument("--model", type=Path, required=True, help="folder with config.json, safetensors and tokenizer")
+    found.add_argument("--port", type=int, required=True)
+    found.add_argument("--name", default="default", help="model name in replies")
+    found.add_argument("--threads", type=int, default=1, help="CPU threads of a forward pass")
+    found.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    found.add_argument("--kv-megabytes", type=int, default=256, help="memory of the key-value cache")
+    found.add_argument("--in-flight", type=int, default=64)
+    found.add_argument("--queue", type=int, default=256, help="requests that may wait; more are answered 429")
+    found.add_argument("--adapter", type=_adapter, action="append", default=[], metavar="NAME=DIR", help="a LoRA adapter; may be repeated")
+    found.add_argument("--parent", type=int, help="end when this process does")
+    return found
+
+
+def _adapter(text: str) -> tuple[str, str]:
+    name, separator, folder = text.partition("=")
+    if not (name and separator and folder):
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected NAME=DIR")
+    return name, folder
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The engine worker: one model behind an OpenAI-compatible port on 127.0.0.1.")
-    parser.add_argument("--model", type=Path, required=True, help="folder with config.json, safetensors and tokenizer")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--name", default="default", help="model name in replies")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a forward pass")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--kv-megabytes", type=int, default=256, help="memory of the key-value cache")
-    parser.add_argument("--in-flight", type=int, default=64)
-    parser.add_argument("--queue", type=int, default=256, help="requests that may wait; more are answered 429")
-    parser.add_argument("--parent", type=int, help="end when this process does")
-    options = parser.parse_args()
+    options = parser().parse_args()
+    if options.adapter:
+        parser().error("--adapter: this worker serves no adapters yet; merge them first")
     die_with(options.parent)
     # Read by the OpenMP runtime when torch loads: idle threads must sleep, or a neighbour on the same cores starves.
     os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", OMP_NUM_THREADS=str(options.threads), TOKENIZERS_PARALLELISM="false")
