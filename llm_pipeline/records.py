@@ -43,14 +43,15 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Interaction:
-    """One request as it was answered; written durably before the reply ends."""
+    """One request as it was answered; written durably before the reply ends. Older logs lack the fields that have a default."""
 
     id: str
     received_at: str
     """ISO 8601 with offset. A simulated client's event time when its key may set one, else the gateway's clock."""
     release: str
     key: str
-    messages: list[dict[str, str]]
+    """Name of the API key."""
+    messages: list[dict[str, Any]]
     answer: str
     finish_reason: str
     passages: list[dict[str, Any]]
@@ -58,7 +59,28 @@ class Interaction:
     usage: dict[str, int]
     """prompt_tokens, completion_tokens."""
     seconds: dict[str, float]
-    """queue, retrieval, guardrails, first_token, total."""
+    """queue, retrieval, guardrails, first_token, total; those that did not happen are absent."""
     guardrails: list[str]
-    """Rules that fired."""
+    """Names of the rules that fired."""
     user: str | None = None
+    key_id: int | None = None
+    variant: str = ""
+    """The arm of an A/B test or rollout that the request was assigned to, whatever answered in the end."""
+    prompt: dict[str, str] = field(default_factory=dict)
+    """id of the prompt, and system: the hash of the system message that the model was sent."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """What the client set of temperature, top_p, max_tokens, seed and the like."""
+    guardrail_events: list[dict[str, Any]] = field(default_factory=list)
+    """rule, action, score of every rule that fired."""
+    cache: str = ""
+    """hit, semantic, miss, or empty when the release does not cache or the request must not be answered from memory."""
+    cost: float = 0.0
+    """In the currency of the release's prices."""
+    upstreams: list[dict[str, Any]] = field(default_factory=list)
+    """Every engine that was tried, in order: name, status, seconds."""
+    trace_id: str = ""
+    """32 hex digits (W3C Trace Context): the client's, or made here."""
+    parent_span_id: str = ""
+    """16 hex digits: the client's span, when it sent one."""
+    scrubbed: bool = False
+    """Whether personal data was taken out of messages and answer before they were written."""

@@ -1,54 +1,101 @@
 """The log of what was asked and answered: JSON lines in append-only segments, on disk before a reply ends.
 
-One segment belongs to one process, so nothing is locked; a thread writes whatever has gathered and syncs once for all of it
-(group commit), so durability costs one `fsync` per batch, not per request.
+One segment belongs to one process, so nothing is locked; a thread scrubs and writes whatever has gathered and syncs once for all
+of it (group commit), so durability costs one `fsync` per batch, not per request. A full disk refuses rows (`OSError`) and loses
+none that it accepted; the next row is tried again, so it recovers by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import orjson
+
+from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
+
+log = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+_Waiting = tuple[Row, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """How interactions are kept."""
+
+    scrub: Literal["none", "pii"] = "none"
+    """pii: personal data of messages, answers and feedback is replaced (data/policies/pii.yaml) before it is written."""
+    segment_bytes: int = 64 << 20
+    segment_seconds: float = 3600.0
+    """A segment ends at this size or age, whichever comes first, so that it can be archived or deleted whole."""
+    most_waiting: int = 20_000
+    """Rows that may wait for the disk; one more is refused at once."""
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes < 1 or self.segment_seconds <= 0 or self.most_waiting < 1:
+            raise ConfigError(f"interaction log: expected positive sizes and times, received {self}")
 
 
 class SegmentWriter:
-    """Appends rows to `<folder>/<pid>-<start>.jsonl`; a row is durable when `append` returns."""
+    """Appends rows to `<folder>/<pid>-<start>.jsonl`; a row is durable when `append` returns.
 
-    def __init__(self, folder: Path) -> None:
+    `also` is called on the writing thread with the rows of each batch as they were written (scrubbed, if so), once they are durable.
+    """
+
+    def __init__(self, folder: Path, settings: LogSettings = LogSettings(), also: Callable[[Sequence[Row]], None] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{os.getpid()}-{time.time_ns()}.jsonl"
-        self._file = self.path.open("ab", buffering=0)
-        self._queue: queue.SimpleQueue[tuple[bytes, asyncio.AbstractEventLoop, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._folder, self._settings, self._also = folder, settings, also
+        self._scrub = _scrubber() if settings.scrub == "pii" else None
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._torn = False
+        self._open()
         self._thread = threading.Thread(target=self._run, name="segments", daemon=True)
         self._thread.start()
 
-    def submit(self, row: Interaction | Mapping[str, Any]) -> asyncio.Future[None]:
-        """Hand a row to the writing thread; the future ends when it is durable, with OSError when the disk refuses it."""
-        record = asdict(row) if isinstance(row, Interaction) else dict(row)
-        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    def submit(self, row: Interaction | Row) -> asyncio.Future[None]:
+        """Hand a row to the writing thread; the future ends when it is durable, with OSError when the disk refuses it.
+
+        The row is read later, so it must not change any more.
+        """
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
         written.add_done_callback(_seen)
-        self._queue.put((line, loop, written))
+        if self._queue.qsize() >= self._settings.most_waiting:
+            written.set_exception(OSError(errno.EBUSY, f"{self._settings.most_waiting} rows wait for the disk"))
+        else:
+            self._queue.put((vars(row) if isinstance(row, Interaction) else row, loop, written))
         return written
 
-    async def append(self, row: Interaction | Mapping[str, Any]) -> None:
+    async def append(self, row: Interaction | Row) -> None:
         await asyncio.shield(self.submit(row))
 
     def close(self) -> None:
         self._queue.put(None)
         self._thread.join()
         self._file.close()
+
+    def _open(self) -> None:
+        """Begin a segment whose name and place are durable, too: a synced file in an unsynced folder may vanish with the power."""
+        path = self._folder / f"{os.getpid()}-{time.time_ns()}.jsonl"
+        file = path.open("ab", buffering=0)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self.path, self._file, self._until = path, file, time.monotonic() + self._settings.segment_seconds
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -59,24 +106,65 @@ class SegmentWriter:
                     last = True
                     break
                 batch.append(item)
-            error = self._write(b"".join(line for line, _, _ in batch))
-            for _, loop, written in batch:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(_settle, written, error)
+            self._commit(batch)
             if last:
                 return
 
-    def _write(self, data: bytes) -> OSError | None:
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        rows, error = [row for row, _, _ in batch], None
+        try:
+            rows = self._scrub(rows) if self._scrub else rows
+            self._rotate()
+            self._write(b"".join(map(_line, rows)))
+        except Exception as failure:  # whatever it is, those who wait must hear of it and the thread must live on
+            error = failure
+            log.error("%d interactions could not be written: %r", len(batch), failure)
+        for loop in {loop for _, loop, _ in batch}:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, [written for _, of, written in batch if of is loop], error)
+        if self._also and error is None:
+            try:
+                self._also(rows)
+            except Exception:
+                log.exception("what follows the interaction log failed")
+
+    def _rotate(self) -> None:
+        size = self._file.tell()
+        if size < self._settings.segment_bytes and (size == 0 or time.monotonic() < self._until):
+            return
+        full = self._file
+        with suppress(OSError):  # no room for another file: go on in this one
+            self._open()
+            full.close()
+            self._torn = False
+
+    def _write(self, data: bytes) -> None:
         start = self._file.tell()
+        data = b"\n" + data if self._torn else data
         try:
             while data:
                 data = data[self._file.write(data) :]
             os.fdatasync(self._file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(start)  # half a line would spoil the next one
-            return error
-        return None
+            self._torn = False
+        except OSError:
+            self._torn = True
+            with suppress(OSError):  # half a line would spoil the next one
+                self._file.truncate(start)
+                self._torn = False
+            raise
+
+
+def _line(row: Row) -> bytes:
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half of a surrogate pair, which is no Unicode text, or a number beyond 64 bits
+        return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _scrubber() -> Callable[[Sequence[Row]], list[Row]]:
+    from llm_pipeline.serving.scrubbing import Scrubber
+
+    return Scrubber()
 
 
 def _seen(written: asyncio.Future[None]) -> None:
@@ -85,13 +173,14 @@ def _seen(written: asyncio.Future[None]) -> None:
         written.exception()
 
 
-def _settle(written: asyncio.Future[None], error: OSError | None) -> None:
-    if written.done():
-        return
-    if error is None:
-        written.set_result(None)
-    else:
-        written.set_exception(error)
+def _settle(waiting: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for written in waiting:
+        if written.done():
+            continue
+        if error is None:
+            written.set_result(None)
+        else:
+            written.set_exception(error if isinstance(error, OSError) else OSError(errno.EIO, f"cannot be written: {error!r}"))
 
 
 def mark(folder: Path) -> dict[str, int]:
@@ -101,7 +190,9 @@ def mark(folder: Path) -> dict[str, int]:
 
 def rows_since(folder: Path, marks: dict[str, int]) -> Iterator[dict[str, Any]]:
     """Complete rows written after `marks`, which are moved forward; a torn last line waits for its end."""
-    for path in sorted(folder.glob("*.jsonl"), key=lambda p: p.name.partition("-")[2]):
+    for path in _in_order(folder):
+        if path.stat().st_size <= marks.get(path.name, 0):
+            continue
         with path.open("rb") as file:
             file.seek(marks.get(path.name, 0))
             for line in file:
@@ -117,7 +208,7 @@ def rows_since(folder: Path, marks: dict[str, int]) -> Iterator[dict[str, Any]]:
 def latest_rows(folder: Path, most: int) -> list[dict[str, Any]]:
     """The last `most` complete rows over all segments, oldest first."""
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.jsonl"), key=lambda p: p.name.partition("-")[2], reverse=True):
+    for path in reversed(_in_order(folder)):
         rows = list(rows_since_one(path))[-(most - len(rows)) :] + rows
         if len(rows) >= most:
             break
@@ -131,3 +222,8 @@ def rows_since_one(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 continue
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """Segments by the time of their beginning."""
+    return sorted(folder.glob("*.jsonl"), key=lambda path: path.name.partition("-")[2])
