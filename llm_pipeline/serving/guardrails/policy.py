@@ -1,0 +1,169 @@
+"""The policy file of the guardrails (`data/policies/guardrails.yaml`): which rules there are and what each one does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_pipeline.config import build, load
+from llm_pipeline.errors import ConfigError, near
+from llm_pipeline.serving.guardrails.spans import HIDDEN, KINDS
+from llm_pipeline.serving.guardrails.text import plain
+from llm_pipeline.serving.guardrails.verdict import Action
+from llm_pipeline.store import content_hash
+
+BLOCKED_INPUT = "I cannot help with that request."
+BLOCKED_OUTPUT = "I cannot show that answer."
+
+Personal = Literal["email", "card", "iban"]
+DETECTED = ("input:injection", "input:jailbreak", "input:harmful", "input:indirect")
+NAMED = (
+    *DETECTED,
+    "input:toxicity",
+    "input:secret",
+    "output:secret",
+    "output:html",
+    "output:sql",
+    "output:shell",
+    "output:hidden",
+    "output:system_prompt",
+    "output:toxicity",
+    "output:too_long",
+    "output:schema",
+    "output:ungrounded",
+)
+"""Rules that run only where `rules` names them."""
+_HIDDEN = re.compile(f"[{HIDDEN}]")
+# What may yet become a match when more text follows: a token under way, or a spaced run of digits or of an IBAN's groups.
+_OPEN_END = re.compile(r"(?:[A-Z]{2}\d{2}[A-Z0-9 ]{0,34}|\d[\d -]{0,40}|\S{1,64})$")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A guardrail policy file. Every pattern is a case-insensitive regular expression."""
+
+    maximum_characters: int = 8000
+    hidden_unicode: bool = True
+    injection: dict[str, str] = field(default_factory=dict)
+    """Name of a rule -> pattern in the user's turns."""
+    output_pii: list[Personal] = field(default_factory=list)
+    allowed_email_domains: list[str] = field(default_factory=list)
+    rules: dict[str, Action] = field(default_factory=dict)
+    """Rule -> what it does. Rules of the fields above and of `topics` and `input_pii` block unless named here."""
+    input_pii: list[Personal] = field(default_factory=list)
+    topics: dict[str, str] = field(default_factory=dict)
+    """Name of a topic that is not talked about -> pattern; the rule is "input:topic_NAME"."""
+    detector: str = ""
+    """Folder of another detector: one that `llm-pipeline guard --train` made, or a transformers text classifier. Empty: the shipped one."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """Rule of the detector -> score from which it fires, where it is not 0.5."""
+    toxicity: float = 0.97
+    """Probability from which a sentence is toxic."""
+    maximum_answer_characters: int = 20000
+    leaked_words: int = 8
+    """So many words of the system prompt in a row are a leak of it."""
+    groundedness: float = 0.5
+    """Least share of an answer's content words and numbers that stand in the retrieved texts."""
+    schema: dict[str, Any] | None = None
+    """JSON schema (2020-12) of every answer."""
+
+    def __post_init__(self) -> None:
+        for name, pattern in {**self.injection, **self.topics}.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"guardrail {name!r}: not a regular expression: {error}") from error
+        for rule in (*self.rules, *self.thresholds):
+            if rule not in self.known:
+                raise ConfigError(f"guardrails: unknown rule {rule!r}{near(rule, self.known)}")
+        if self.schema is not None:
+            _check_schema(self.schema)
+
+    @property
+    def id(self) -> str:
+        """A setting that a policy does without does not count, so that a new kind of rule changes no old id."""
+        old = ("maximum_characters", "hidden_unicode", "injection", "output_pii", "allowed_email_domains")
+        bare = Policy()
+        changed = [item.name for item in fields(self) if item.name in old or getattr(self, item.name) != getattr(bare, item.name)]
+        return content_hash({name: asdict(self)[name] for name in changed})
+
+    @cached_property
+    def known(self) -> list[str]:
+        return [*self._always, *NAMED]
+
+    @property
+    def _always(self) -> list[str]:
+        return [
+            "input:too_long",
+            "input:hidden_unicode",
+            *(f"input:{name}" for name in (*self.injection, *self.input_pii)),
+            *(f"input:topic_{name}" for name in self.topics),
+            *(f"output:{kind}" for kind in self.output_pii),
+        ]
+
+    @cached_property
+    def actions(self) -> Mapping[str, Action]:
+        """What each rule does that runs at all."""
+        every: dict[str, Action] = {**dict.fromkeys(self._always, "block"), **self.rules}
+        return {name: action for name, action in every.items() if action != "off"}
+
+    def threshold(self, rule: str) -> float:
+        return self.thresholds.get(rule, 0.5)
+
+    @cached_property
+    def patterns(self) -> Sequence[tuple[str, re.Pattern[str]]]:
+        """The rules that are patterns in the user's turns."""
+        named = {f"input:{name}": pattern for name, pattern in self.injection.items()}
+        named |= {f"input:topic_{name}": pattern for name, pattern in self.topics.items()}
+        return [(name, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for name, pattern in named.items() if name in self.actions]
+
+    def allows(self, address: str) -> bool:
+        """Whether an e-mail address may be given out."""
+        return address.rpartition("@")[2].lower().rstrip(".") in self.allowed_email_domains
+
+    def check_input(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
+        """Names of the plain rules (length, hidden characters, patterns) that the user's turns break."""
+        texts = [message["content"] for message in messages if message["role"] == "user"]
+        if sum(len(message["content"]) for message in messages) > self.maximum_characters:
+            return ["input:too_long"] if "input:too_long" in self.actions else []
+        broken = []
+        if self.hidden_unicode and "input:hidden_unicode" in self.actions and any(_HIDDEN.search(text) for text in texts):
+            broken.append("input:hidden_unicode")
+        simple = [plain(text) for text in texts]
+        return broken + [name for name, pattern in self.patterns if any(pattern.search(text) for text in simple)]
+
+    def check_output(self, text: str) -> list[str]:
+        """Names of the personal data kinds that a whole text holds."""
+        return [
+            f"output:{name}"
+            for name in self.output_pii
+            if any(name != "email" or not self.allows(text[start:end]) for start, end in KINDS[name].find(text))
+        ]
+
+
+def load_policy(path: Path) -> Policy:
+    return load(Policy, path)
+
+
+def build_policy(raw: Mapping[str, Any]) -> Policy:
+    return build(Policy, raw, "release policy")
+
+
+def safe_length(text: str) -> int:
+    """How much of a growing answer may be shown: all but an end that could still become personal data."""
+    match = _OPEN_END.search(text)
+    return match.start() if match else len(text)
+
+
+def _check_schema(schema: Mapping[str, Any]) -> None:
+    import jsonschema  # type: ignore[import-untyped]
+
+    try:
+        jsonschema.Draft202012Validator.check_schema(json.loads(json.dumps(schema)))
+    except jsonschema.SchemaError as error:
+        raise ConfigError(f"guardrails, schema: {error.message}") from error

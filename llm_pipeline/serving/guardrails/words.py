@@ -1,0 +1,115 @@
+"""Rules that read an answer word by word: runs of the system prompt's words, abuse, and words that the retrieved texts lack."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+
+WORD = re.compile(r"[^\W_]+")
+_SENTENCE_END = re.compile(r"[.!?\n]")
+_SUSPICIOUS = 3
+"""So many words of the system prompt in a row are held back until it is clear whether they are a leak."""
+
+
+@lru_cache(maxsize=64)
+def _positions(system: str) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+    words = tuple(WORD.findall(system.lower()))
+    at: dict[str, list[int]] = defaultdict(list)
+    for i, word in enumerate(words):
+        at[word].append(i)
+    return words, {word: tuple(places) for word, places in at.items()}
+
+
+class LeakRule:
+    """Follows how many words in a row an answer shares with the system prompt (n-gram overlap, one word at a time)."""
+
+    def __init__(self, system: str, words: int) -> None:
+        self._words, self._at = _positions(system)
+        self._limit = max(words, _SUSPICIOUS)
+        self._places: Iterable[int] = ()
+        self.run = 0
+        self.start = 0
+        """Where the run of equal words began."""
+
+    def add(self, word: str, start: int) -> bool:
+        """Whether this word makes the run a leak."""
+        following = [p + 1 for p in self._places if p + 1 < len(self._words) and self._words[p + 1] == word]
+        if following:
+            self._places = following
+            self.run += 1
+        else:
+            self._places = self._at.get(word, ())
+            self.run, self.start = (1 if self._places else 0), start
+        return self.run == self._limit
+
+    @property
+    def suspicious(self) -> bool:
+        return self.run >= _SUSPICIOUS
+
+    @property
+    def leaks(self) -> bool:
+        return self.run >= self._limit
+
+
+_GROUPS = frozenset("gay gays homosexual homosexuals queer lesbian jew jews jewish muslim muslims black white women men fat mental".split())
+
+
+@cache
+def telling_words() -> frozenset[str]:
+    """Words that the toxicity model of the curation finds abusive by themselves, but for those that only name a group of people.
+
+    Only a sentence with one of them is judged.
+    """
+    from llm_pipeline.curation.toxicity_model import load_model
+
+    return frozenset(word for word, probability in load_model().of_single_words().items() if probability >= 0.6) - _GROUPS
+
+
+def toxic(text: str) -> float:
+    """How likely the worst sentence that has a telling word is abusive."""
+    from llm_pipeline.curation.toxicity_model import load_model
+
+    told = telling_words()
+    pieces = [piece for piece in _SENTENCE_END.split(text) if any(word in told for word in WORD.findall(piece.lower()))]
+    return max(load_model().probabilities(pieces), default=0.0)
+
+
+class ToxicityRule:
+    """The probability that the sentence so far is abusive, asked at each telling word."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._told = telling_words()
+        self._sentence = ""
+
+    def add(self, piece: str, words: Sequence[str]) -> bool:
+        """Whether the sentence that `piece` (with its `words` in lower case) goes on with is toxic."""
+        self._sentence += piece
+        found = not self._told.isdisjoint(words) and toxic(self._sentence) >= self._threshold
+        if _SENTENCE_END.search(piece) or len(self._sentence) > 400:
+            self._sentence = _SENTENCE_END.split(self._sentence)[-1][-200:]
+        return found
+
+
+_COMMON = frozenset(
+    "about above after again also although always another answer because been before being below between both cannot could "
+    "does doing during each either every first from further have having here however into itself just like more most must "
+    "need only other ours over please provide same says should some such than that their them then there these they this "
+    "those through under until very were what when where which while will with would your yours information according text "
+    "context question".split()
+)
+
+
+def grounded_share(answer: str, sources: Sequence[str]) -> float:
+    """Share of an answer's content words (by their first six letters) and numbers that stand in the sources; 1 when it has too few."""
+    claimed = {_stem(word) for word in WORD.findall(answer.lower()) if word not in _COMMON and (len(word) > 3 or word.isdigit())}
+    if len(claimed) < 4:
+        return 1.0
+    known = {_stem(word) for source in sources for word in WORD.findall(source.lower())}
+    return len(claimed & known) / len(claimed)
+
+
+def _stem(word: str) -> str:
+    return word if word.isdigit() else word[:6]
