@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from llm_pipeline.curation.dedup_sketches import Numbers, Scores, Sketches
+from llm_pipeline.curation.dedup_shingles import Numbers
+from llm_pipeline.curation.dedup_sketches import Scores, Sketches
 from llm_pipeline.curation.word_hashes import Hashes
 from llm_pipeline.errors import InputError
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from llm_pipeline.curation.files import Batches
 
 WINDOW = 16
+PART = 1 << 18
+"""About so many keys of a band are sorted at a time, or a sixteenth of them."""
+PAIRS = 1 << 19
+"""So many pairs may wait until they are compared."""
 THRESHOLD = 0.7
 LOWEST, HIGHEST = 0.5, 1.0
 KEPT, EXACT, NEAR, SEMANTIC = range(4)
@@ -78,31 +83,34 @@ def _dedup(batches: Batches, threshold: float, scratch: Path, semantic: float | 
 def decide(sketches: Sketches, left_out: Numbers | None = None) -> Verdicts:
     """Exact and near duplicates of all rows that were added; those left out are compared with nothing."""
     sketches.finish()
-    hashes = sketches.hashes.copy()
-    hashes[[] if left_out is None else left_out] = 0
-    rows = np.arange(len(hashes))
-    texts, first, text_of = np.unique(hashes, return_index=True, return_inverse=True)
-    verdicts = Verdicts(np.zeros(len(rows), dtype=np.int8), rows.copy(), rows.copy(), np.full(len(rows), np.nan))
-    root = clusters(sketches, first, int(len(texts) > 0 and texts[0] == 0))
-    sizes = np.bincount(root[text_of], minlength=len(texts))
-    members = np.flatnonzero((sizes[root[text_of]] > 1) & (hashes != 0))
-    if not len(members):
-        return verdicts
-    ranked = members[ranks(sketches, members)]
-    best = _first(text_of[ranked], ranked, len(texts))
-    head = _first(root[text_of[ranked]], ranked, len(texts))
-    twin, score = twins(sketches, best, root, text_of[ranked[best[text_of[ranked]] == ranked]])
-    text = text_of[members]
-    kept = best[np.where(twin[text] >= 0, twin[text], text)]
-    verdicts.kept[members], verdicts.cluster[members] = kept, head[root[text]]
-    verdicts.jaccard[members] = np.where(kept == members, np.nan, score[text])
-    verdicts.reason[members] = np.where(kept == members, KEPT, np.where(twin[text] >= 0, NEAR, EXACT))
+    compared = sketches.hashes != 0
+    compared[[] if left_out is None else left_out] = False
+    first, text_of = np.unique(np.where(compared, sketches.hashes, 0), return_index=True, return_inverse=True)[1:]
+    cluster = clusters(sketches, first, int(not compared.all()))[text_of]
+    members = np.flatnonzero((np.bincount(cluster)[cluster] > 1) & compared)
+    text, root = (np.unique(numbers[members], return_inverse=True)[1] for numbers in (text_of, cluster))
+    del first, text_of, cluster, compared
+    rows = np.arange(len(sketches.hashes))
+    verdicts = Verdicts(np.zeros(len(rows), dtype=np.int8), rows, rows.copy(), np.full(len(rows), np.nan))
+    if len(members):
+        _judge(sketches, verdicts, members, text, root)
     return verdicts
 
 
-def _first(groups: Numbers, ranked: Numbers, number: int) -> Numbers:
-    """For each group the first of the ranked rows that belongs to it, else -1; `groups` are those of the rows."""
-    found = np.full(number, -1)
+def _judge(sketches: Sketches, verdicts: Verdicts, members: Numbers, text: Numbers, root: Numbers) -> None:
+    """Decide on rows that have company: `text` and `root` number their texts and their clusters from 0."""
+    ranked = ranks(sketches, members)
+    best, head = _first(text[ranked], ranked), _first(root[ranked], ranked)
+    twin, score = twins(sketches, members[best], root[best], text[ranked[best[text[ranked]] == ranked]])
+    kept = members[best[np.where(twin[text] >= 0, twin[text], text)]]
+    verdicts.kept[members], verdicts.cluster[members] = kept, members[head[root]]
+    verdicts.jaccard[members] = np.where(kept == members, np.nan, score[text])
+    verdicts.reason[members] = np.where(kept == members, KEPT, np.where(twin[text] >= 0, NEAR, EXACT))
+
+
+def _first(groups: Numbers, ranked: Numbers) -> Numbers:
+    """For each group the first of the ranked numbers that belongs to it; `groups` are those of the ranked."""
+    found = np.empty(int(groups.max()) + 1, dtype=np.int64)
     found[groups[::-1]] = ranked[::-1]
     return found
 
@@ -113,21 +121,51 @@ def clusters(sketches: Sketches, first: Numbers, skipped: int) -> Numbers:
     Buckets are walked in the order of hashes, which only the texts decide; pairs that are already connected are not compared,
     so a crowd of near copies costs a few comparisons each.
     """
-    forest = Forest(len(first))
-    for band in range(sketches.bands.number if len(first) > 1 else 0):
-        keys = sketches.keys(band)[first]
-        order = np.argsort(keys[skipped:], kind="stable") + skipped
-        order = order[_repeated(keys[order])]
+    forest, pairs, waiting = Forest(len(first)), [np.empty((2, 0), dtype=np.int64)], 0
+    for order, keys in _buckets(sketches, first, skipped) if len(first) > 1 else ():
         for step in range(1, WINDOW):
-            same = np.flatnonzero(keys[order[step:]] == keys[order[:-step]])
+            same = np.flatnonzero(keys[step:] == keys[:-step])
             if not len(same):
                 break
             a, b = order[same], order[same + step]
-            apart = forest.roots(a) != forest.roots(b)
-            a, b = a[apart], b[apart]
-            found = sketches.similar(first[a], first[b]) >= sketches.threshold
-            forest.join(a[found], b[found])
+            apart = np.flatnonzero(forest.roots(a) != forest.roots(b))
+            apart = apart[sketches.likely(first[a[apart]], first[b[apart]])]
+            pairs.append(np.stack([a[apart], b[apart]]))
+            waiting += len(apart)
+            if waiting > PAIRS:
+                _connect(sketches, forest, first, np.concatenate(pairs, axis=1))
+                pairs, waiting = pairs[:1], 0
+    _connect(sketches, forest, first, np.concatenate(pairs, axis=1))
     return forest.roots(np.arange(len(first)))
+
+
+def _buckets(sketches: Sketches, first: Numbers, skipped: int) -> Iterator[tuple[Numbers, Hashes]]:
+    """Texts that share a band with another one and their keys, in the order of keys and then of hashes; a part of a band at a time."""
+    parts = min(16, -(-len(first) // PART))
+    for band in range(sketches.bands.number):
+        keys = sketches.keys(band)[first]
+        part = ((keys >> np.uint64(32)) * np.uint64(parts) >> np.uint64(32)).astype(np.uint8)
+        for number in range(parts):
+            texts = np.flatnonzero(part == number)
+            texts = texts[texts >= skipped]
+            texts = texts[np.argsort(keys[texts], kind="stable")]
+            texts = texts[_repeated(keys[texts])]
+            yield texts, keys[texts]
+
+
+def _connect(sketches: Sketches, forest: Forest, first: Numbers, pairs: Numbers) -> None:
+    """Join the texts of pairs that are truly similar; pairs that hang together are compared together, so few shingles are in use."""
+    a, b = np.divmod(np.unique(pairs[0] * len(first) + pairs[1]), len(first))
+    texts = np.unique([a, b])
+    possible = Forest(len(texts))
+    possible.join(texts.searchsorted(a), texts.searchsorted(b))
+    groups = possible.roots(np.arange(len(texts)))
+    sketches.shingles.arrange(first[texts], groups)
+    order = np.argsort(groups[texts.searchsorted(a)], kind="stable")
+    for left, right in zip(a[order].tolist(), b[order].tolist(), strict=True):
+        apart = forest.root(left) != forest.root(right)
+        if apart and sketches.shingles.jaccard(int(first[left]), int(first[right])) >= sketches.threshold:
+            forest.link(left, right)
 
 
 def _repeated(ordered: Hashes) -> NDArray[np.bool_]:
@@ -150,16 +188,21 @@ class Forest:
 
     def join(self, a: Numbers, b: Numbers) -> None:
         """Merge the set of a[i] with that of b[i], for all i."""
-        parent = self._parent
-        for left, right in zip(a.tolist(), b.tolist(), strict=True):
-            low, high = sorted((self._root(left), self._root(right)))
-            parent[high] = low
+        while len(a):
+            left, right = self.roots(a), self.roots(b)
+            apart = left != right
+            np.minimum.at(self._parent, np.maximum(left, right)[apart], np.minimum(left, right)[apart])
+            a, b = a[apart], b[apart]
 
-    def _root(self, node: int) -> int:
+    def root(self, node: int) -> int:
         while (above := int(self._parent[node])) != node:
             self._parent[node] = self._parent[above]
             node = above
         return node
+
+    def link(self, a: int, b: int) -> None:
+        low, high = sorted((self.root(a), self.root(b)))
+        self._parent[high] = low
 
 
 def ranks(sketches: Sketches, members: Numbers) -> Numbers:
@@ -181,6 +224,9 @@ def twins(sketches: Sketches, best: Numbers, root: Numbers, ranked: Numbers) -> 
     link of a chain that matches no kept one stays in a later round.
     """
     twin, score = np.full(len(root), -1), np.ones(len(root))
+    ranked = ranked[np.bincount(root[ranked], minlength=len(root))[root[ranked]] > 1]
+    ranked = ranked[np.argsort(root[ranked], kind="stable")]
+    sketches.shingles.arrange(best[ranked], root[ranked])
     while len(ranked):
         _, at, cluster = np.unique(root[ranked], return_index=True, return_inverse=True)
         heads = ranked[at][cluster]

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pipeline.curation.dedup import KEPT, SEMANTIC, Verdicts, ranks
-from llm_pipeline.curation.dedup_sketches import Numbers, Sketches
+from llm_pipeline.curation.dedup_shingles import Numbers
+from llm_pipeline.curation.dedup_sketches import Sketches
 
 if TYPE_CHECKING:
     from llm_pipeline.curation.files import Batches

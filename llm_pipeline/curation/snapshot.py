@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from llm_pipeline.curation import dedup
 from llm_pipeline.curation.decontamination import RULE, Questions, Suites
 from llm_pipeline.curation.dedup import THRESHOLD, WINDOW, decide, tables
-from llm_pipeline.curation.dedup_sketches import Numbers, Sketches
+from llm_pipeline.curation.dedup_shingles import Numbers
+from llm_pipeline.curation.dedup_sketches import Sketches
 from llm_pipeline.curation.suites import load_suite_rows
 from llm_pipeline.errors import ContractError, InputError, MissingError
 from llm_pipeline.store import Artifact, Home, Lake

@@ -9,12 +9,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_pipeline.curation.dedup import SCHEMA, THRESHOLD, dedup_batches
+from llm_pipeline.curation.dedup import SCHEMA, THRESHOLD, Forest, dedup_batches
+from llm_pipeline.curation.dedup_shingles import Shingles
 from llm_pipeline.curation.dedup_sketches import Bands, licence_rank
 from llm_pipeline.curation.signatures import jaccard, normalise, shingles, sign
 from llm_pipeline.errors import ContractError, InputError
@@ -196,6 +198,54 @@ def test_a_crowd_of_near_copies_is_one_cluster() -> None:
     texts = {f"1/{i:03d}": " ".join([*base[:-1], f"end{i:03d}"]) for i in range(300)}
     found = verdicts(texts)
     assert [name for name, v in found.items() if v["keep"]] == ["1/000"]
+
+
+@pytest.mark.parametrize(("part", "pairs"), [(20, 1), (50, 40)])
+def test_nothing_depends_on_how_much_is_worked_on_at_a_time(part: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = random.Random(7)
+    bases = [story(seed) for seed in range(20)]
+    texts = [[*r.choice(bases)[: r.randint(45, 60)], *story(i, i % 3 * 4)] for i in range(150)] + 2 * [
+        story(seed) for seed in range(50, 60)
+    ]
+    rows = [{"id": f"{i:03d}", "text": " ".join(text)} for i, text in enumerate(texts)]
+    expected = run(rows)
+    assert {row["reason"] for row in expected} == {"kept", "exact_duplicate", "near_duplicate"}
+    monkeypatch.setattr("llm_pipeline.curation.dedup.PART", part)
+    monkeypatch.setattr("llm_pipeline.curation.dedup.PAIRS", pairs)
+    for name in ("_RUN", "_READ", "_REMEMBERED"):
+        monkeypatch.setattr(f"llm_pipeline.curation.dedup_shingles.{name}", 100)
+    assert run(rows) == expected
+
+
+def test_shingles_of_any_rows_are_put_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_pipeline.curation.dedup_shingles._RUN", 40)
+    monkeypatch.setattr("llm_pipeline.curation.dedup_shingles._READ", 70)
+    r = random.Random(3)
+    sets = [[r.randrange(30) for _ in range(r.choice([0, 1, 9, 200]))] for _ in range(60)]
+    shingled = Shingles(tmp_path)
+    for start in range(0, len(sets), 25):
+        part = sets[start : start + 25]
+        shingled.add(np.array([h for found in part for h in found], dtype=np.uint64), np.cumsum([0, *map(len, part)]))
+    shingled.finish()
+    for size in (0, 1, 30, 60):
+        rows = r.sample(range(60), size)
+        shingled.arrange(np.array(rows, dtype=np.int64), np.array([row % 7 for row in rows], dtype=np.int64))
+        for a, b in zip(rows, rows[::-1], strict=True):
+            union = {*sets[a], *sets[b]}
+            assert shingled.jaccard(a, b) == (len({*sets[a]} & {*sets[b]}) / len(union) if union else 0)
+    shingled.close()
+
+
+def test_a_forest_joins_the_same_sets_at_once_and_one_by_one() -> None:
+    r = random.Random(1)
+    a, b = (np.array([r.randrange(200) for _ in range(150)]) for _ in range(2))
+    at_once, singly = Forest(200), Forest(200)
+    at_once.join(a, b)
+    for left, right in zip(a.tolist(), b.tolist(), strict=True):
+        singly.link(left, right)
+    roots = at_once.roots(np.arange(200))
+    assert roots.tolist() == [singly.root(node) for node in range(200)]
+    assert all(np.flatnonzero(roots == root)[0] == root for root in set(roots.tolist()))
 
 
 def test_stored_signatures_are_used_and_those_of_other_texts_are_refused(tmp_path: Path) -> None:
