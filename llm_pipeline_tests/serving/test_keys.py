@@ -1,0 +1,63 @@
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from llm_pipeline.errors import ConfigError, MissingError
+from llm_pipeline.serving.database import open_database
+from llm_pipeline.serving.keys import Keys, Limits, key_hash
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(open_database(tmp_path))
+
+
+def test_a_key_has_labels_limits_and_an_end(keys: Keys) -> None:
+    limits = Limits(requests_per_minute=60, monthly_cost=2.5)
+    secret = keys.add("app", ["chat"], labels=["acme"], limits=limits, expires_at=time.time() + 60)
+    key = keys.valid()[key_hash(secret)]
+    assert (key.scopes, key.labels, key.limits) == ({"chat"}, {"acme"}, limits)
+    with pytest.raises(ConfigError, match="a time to come"):
+        keys.add("late", ["chat"], expires_at=time.time() - 1)
+    keys.change(key.id, expires_at=time.time() - 1)
+    assert keys.valid() == {}
+    assert [info.name for info in keys.listed()] == ["app"]
+    with pytest.raises(MissingError, match="no key 1 in force"):
+        keys.rotate(key.id)
+
+
+def test_both_secrets_of_a_rotated_key_are_accepted_during_the_overlap_and_only_two(keys: Keys) -> None:
+    identity, first = keys.create("app", ["chat"], labels=["acme"])
+    second = keys.rotate(identity)
+    accepted = keys.valid()
+    assert accepted[key_hash(first)] is accepted[key_hash(second)]
+    assert accepted[key_hash(second)].id == identity
+    assert (keys.listed()[0].rotates_until or 0) > time.time() + 80_000
+    third = keys.rotate(identity, overlap_seconds=60)
+    assert set(keys.valid()) == {key_hash(second), key_hash(third)}
+    fourth = keys.rotate(identity, overlap_seconds=0)
+    assert set(keys.valid()) == {key_hash(fourth)}
+    keys.rotate(identity)
+    assert keys.revoke(identity) == 1
+    assert keys.valid() == {}
+
+
+def test_a_list_shows_last_uses_and_no_hash(keys: Keys) -> None:
+    identity, secret = keys.create("app", ["chat"])
+    assert keys.listed("app")[0].last_used is None
+    keys.seen(identity)
+    keys.write_seen()
+    [info] = keys.listed("app")
+    assert info.last_used == pytest.approx(time.time(), abs=60)
+    assert key_hash(secret) not in str(asdict(info))
+    assert secret not in str(asdict(info))
+    assert keys.listed("other") == []
+
+
+def test_labels_and_limits_of_a_key_can_be_changed(keys: Keys) -> None:
+    identity, secret = keys.create("app", ["chat"])
+    keys.change(identity, labels=["acme"], limits=Limits(concurrent=3))
+    key = keys.valid()[key_hash(secret)]
+    assert (key.labels, key.limits.concurrent) == ({"acme"}, 3)
