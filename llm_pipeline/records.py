@@ -54,6 +54,7 @@ class Interaction:
     messages: list[dict[str, Any]]
     answer: str
     finish_reason: str
+    """As replied (stop, length, content_filter, tool_calls), or error, cancelled."""
     passages: list[dict[str, Any]]
     """Retrieved passages: id, score, uri."""
     usage: dict[str, int]
@@ -80,7 +81,13 @@ class Interaction:
     """Every engine that was tried, in order: name, status, seconds."""
     trace_id: str = ""
     """32 hex digits (W3C Trace Context): the client's, or made here."""
+    span_id: str = ""
+    """16 hex digits: the gateway's own span, which is what an engine sees as its parent."""
     parent_span_id: str = ""
     """16 hex digits: the client's span, when it sent one."""
+    status: int = 200
+    """The HTTP status of the reply; of a stream that failed after its beginning, what it would have been."""
+    error: str = ""
+    """The code of the error that was replied."""
     scrubbed: bool = False
     """Whether personal data was taken out of messages and answer before they were written."""
