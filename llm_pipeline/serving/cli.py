@@ -96,6 +96,12 @@ def gateway(context: typer.Context) -> None:
     _become("llm_pipeline.serving.gateway", context.args)
 
 
+@app.command(context_settings=PASSED_ON)
+def contract(context: typer.Context) -> None:
+    """Check any OpenAI-compatible engine against the contract. Example: llm-pipeline endpoint contract http://127.0.0.1:9000 --json"""
+    _become("llm_pipeline.serving.contract", context.args)
+
+
 def _become(module: str, arguments: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
-import uuid
+import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_pipeline.serving.asgi import (
     Disconnected,
@@ -22,24 +24,36 @@ from llm_pipeline.serving.asgi import (
     Send,
     lifespan,
     read_json,
+    send_bytes,
     send_json,
     serve,
     until_disconnect,
 )
 from llm_pipeline.serving.processes import die_with
-from llm_pipeline.serving.protocol import DEFAULT_MAX_TOKENS, ChatRequest, chunk, completion, models, parse_chat, text_chunk, usage_chunk
+from llm_pipeline.serving.protocol import DEFAULT_MAX_TOKENS, models
 
 if TYPE_CHECKING:
-    from llm_pipeline.serving.batching import Batcher, Tokens
+    from llm_pipeline.serving.batching import Batcher
+    from llm_pipeline.serving.engine_grammar import Grammars
+    from llm_pipeline.serving.engine_protocol import EngineRequest
+    from llm_pipeline.serving.engine_reply import Answer, Reply
 
+log = logging.getLogger(__name__)
 PROBE_SECONDS = 10.0
+LONG_TEXT = 20_000
+"""Characters whose tokens are counted in a thread."""
 
 
 class Engine:
-    """ASGI application: /v1/chat/completions, /v1/models and /health (a one-token generation with a deadline)."""
+    """ASGI application: /v1/chat/completions, /v1/completions, /v1/models, /metrics, /health (a one-token generation with a deadline)."""
 
     def __init__(self, batcher: Batcher, name: str) -> None:
+        from llm_pipeline.serving.engine_metrics import EngineMetrics
+
         self.batcher, self.name = batcher, name
+        self.metrics = EngineMetrics(batcher)
+        self._grammars: Grammars | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -47,22 +61,22 @@ class Engine:
         try:
             await self._route(f"{scope['method']} {scope['path']}", receive, send)
         except HttpError as error:
+            self.metrics.requests.labels(str(error.status)).inc()
             await send_json(send, error.status, error.body(), error.headers())
         except Disconnected:
-            return
+            self.metrics.requests.labels("disconnected").inc()
 
     async def _route(self, route: str, receive: Receive, send: Send) -> None:
         if route == "POST /v1/chat/completions":
-            request = parse_chat(await read_json(receive))
-            prompt = (
-                await asyncio.to_thread(self.batcher.encode, request.messages) if _long(request) else self.batcher.encode(request.messages)
-            )
-            longest = self.batcher.admit(len(prompt), request.max_tokens, DEFAULT_MAX_TOKENS)
-            await until_disconnect(receive, self._chat(request, prompt, longest, send))
+            await self._complete("chat", receive, send)
+        elif route == "POST /v1/completions":
+            await self._complete("text", receive, send)
         elif route == "GET /v1/models":
-            await send_json(send, 200, models([self.name]))
+            await send_json(send, 200, models([self.name, *sorted(self.batcher.adapters.names)]))
         elif route == "GET /health":
             await self._health(send)
+        elif route == "GET /metrics":
+            await send_bytes(send, 200, self.metrics.text(), self.metrics.content_type)
         else:
             raise HttpError(404, f"no such path: {route}")
 
@@ -71,14 +85,25 @@ class Engine:
         self.batcher.start()
         for together in (1, 4):
             await asyncio.gather(*(self._warm_up() for _ in range(together)))
+        self._watching = asyncio.create_task(self._watch())
 
     async def _warm_up(self, prompt: int = 128, answer: int = 8) -> None:
         async with aclosing(self.batcher.generate([0] * min(prompt, self.batcher.context - answer), answer, probe=True)) as tokens:
             async for _ in tokens:
                 pass
 
+    async def _watch(self) -> None:
+        """A worker whose generation thread has died can only be started again: it answers what it holds with 503, and ends."""
+        while self.batcher.alive:
+            await asyncio.sleep(1)
+        log.error("the generation thread has ended; so does this process")
+        await asyncio.sleep(2)
+        os._exit(3)
+
     async def _stop(self) -> None:
-        """Nothing: what was being answered is answered or cancelled by now, and the process ends with its threads."""
+        """Nothing to wait for: what was being answered is answered or cancelled by now, and the process ends with its threads."""
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _health(self, send: Send) -> None:
         try:
@@ -91,56 +116,123 @@ class Engine:
             send, 200, {"status": "ok", "context": self.batcher.context, "running": self.batcher.running, "waiting": self.batcher.waiting}
         )
 
-    async def _chat(self, request: ChatRequest, prompt: list[int], longest: int, send: Send) -> None:
-        identity, stream = f"chatcmpl-{uuid.uuid4().hex}", EventStream(send)
+    async def _complete(self, kind: Literal["chat", "text"], receive: Receive, send: Send) -> None:
+        from llm_pipeline.serving.engine_protocol import parse_request
+
+        request = parse_request(await read_json(receive), kind)
+        adapter = self._adapter(request)
+        prompts = await asyncio.to_thread(self._encode, request) if _long(request) else self._encode(request)
+        longest = [self.batcher.admit(len(prompt), request.chat.max_tokens, DEFAULT_MAX_TOKENS) for prompt in prompts]
+        await until_disconnect(receive, self._answer(request, list(zip(prompts, longest, strict=True)), adapter, send))
+
+    def _adapter(self, request: EngineRequest) -> str | None:
+        """OpenAI's `model` may name an adapter, as in vLLM; `adapter` says it outright."""
+        known, model, adapter = self.batcher.adapters.names, request.chat.model, request.chat.adapter
+        if (adapter is not None and adapter not in known) or (model not in known and model not in ("default", self.name)):
+            names = ", ".join([self.name, *sorted(known)])
+            raise HttpError(404, f"no model or adapter {adapter or model!r}; known: {names}", code="model_not_found")
+        return adapter or (model if model in known else None)
+
+    def _encode(self, request: EngineRequest) -> list[Sequence[int]]:
+        return [self._ids(prompt) for prompt in request.prompts]
+
+    def _ids(self, prompt: Any) -> Sequence[int]:
+        if isinstance(prompt, str):
+            return self.batcher.encode_text(prompt)
+        if isinstance(prompt[0], int):
+            if not all(0 <= i < len(self.batcher.tokenizer) for i in prompt):
+                raise HttpError(400, f"prompt: expected token ids from 0 to {len(self.batcher.tokenizer) - 1}")
+            return list(prompt)
+        return self.batcher.encode(prompt)
+
+    async def _answer(self, request: EngineRequest, prompts: list[tuple[Sequence[int], int]], adapter: str | None, send: Send) -> None:
+        from llm_pipeline.serving.engine_reply import Answer, Reply
+
+        begun, stream = time.perf_counter(), EventStream(send)
+        reply = Reply(request.kind, adapter or self.name, lambda i: self.batcher.decode([i]), logprobs=request.logprobs is not None)
+        answers = [Answer(index) for index in range(len(prompts) * request.chat.n)]
         try:
-            text, finish, tokens = await self._generate(request, prompt, longest, identity, stream)
+            await self._generate_all(request, prompts, adapter, answers, reply, stream)
         except HttpError as error:
             if not stream.started:
                 raise
             await stream.event(error.body())  # the status has gone out: an error can only be one more event
             return await stream.done()
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens.ids)}
-        detail = self._logprobs(tokens) if request.logprobs else None
-        if not request.stream:
-            return await send_json(send, 200, completion(identity, self.name, text, finish, usage, logprobs=detail))
-        await stream.event(chunk(identity, self.name, {}, finish, logprobs=detail))
-        if request.include_usage:
-            await stream.event(usage_chunk(identity, self.name, usage))
+        asked, made = sum(len(prompt) for prompt, _ in prompts), sum(len(answer.tokens.ids) for answer in answers)
+        self.metrics.total.observe(time.perf_counter() - begun)
+        self.metrics.tokens.labels("prompt").inc(asked)
+        self.metrics.tokens.labels("completion").inc(made)
+        self.metrics.requests.labels(answers[0].finish).inc()
+        if not request.chat.stream:
+            return await send_json(send, 200, reply.whole(answers, asked))
+        if request.chat.include_usage:
+            await stream.event(reply.usage_event(asked, made))
         await stream.done()
 
-    async def _generate(
-        self, request: ChatRequest, prompt: list[int], longest: int, identity: str, stream: EventStream
-    ) -> tuple[str, str, Tokens]:
-        """The whole text, why it ended, and its tokens; streams the pieces on the way when that was asked for."""
+    async def _generate_all(
+        self,
+        request: EngineRequest,
+        prompts: list[tuple[Sequence[int], int]],
+        adapter: str | None,
+        answers: list[Answer],
+        reply: Reply,
+        stream: EventStream,
+    ) -> None:
+        from llm_pipeline.serving.sampling import Row
+
+        work = []
+        for answer in answers:
+            which, choice = divmod(answer.index, request.chat.n)
+            prompt, longest = prompts[which]
+            row = Row(request.sampling(choice), prompt, await self._matcher(request), adapter)
+            work.append(self._generate(request, row, longest, answer, reply, stream))
+        if len(work) == 1:
+            return await work[0]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one in work:
+                    group.create_task(one)
+        except* HttpError as errors:
+            failed = next(error for error in errors.exceptions if isinstance(error, HttpError))
+            raise failed from None
+
+    async def _matcher(self, request: EngineRequest) -> Any:
+        form = request.chat.response_format
+        if form is None:
+            return None
+        if self._grammars is None:
+            from llm_pipeline.serving.engine_grammar import Grammars
+
+            size = self.batcher.model.config.vocab_size
+            self._grammars = await asyncio.to_thread(Grammars, self.batcher.tokenizer, size, sorted(self.batcher.end_ids))
+        return await asyncio.to_thread(self._grammars.matcher, form)
+
+    async def _generate(self, request: EngineRequest, row: Any, longest: int, answer: Answer, reply: Reply, stream: EventStream) -> None:
+        """One choice: its text, why it ended, and its tokens; streams the pieces on the way when that was asked for."""
         from llm_pipeline.serving.batching import Detokenizer
 
-        text = Detokenizer(lambda ids: self.batcher.tokenizer.decode(ids, skip_special_tokens=True), request.stop)
-        pieces: list[str] = []
-        async with aclosing(self.batcher.generate(prompt, longest, request.temperature, request.top_p)) as results:
+        chat, begun = request.chat, time.perf_counter()
+        text = Detokenizer(self.batcher.decode, chat.stop, strip=request.kind == "chat")
+        each = chat.stream or bool(chat.stop)
+        async with aclosing(self.batcher.generate(row.prompt, longest, row, each=each)) as results:
             async for tokens in results:
-                piece = text.feed(tokens.ids, last=tokens.finish is not None)
-                if piece:
-                    pieces.append(piece)
-                    if request.stream:
-                        await stream.event(text_chunk(identity, self.name, piece, first=not stream.started))
+                if not answer.tokens.ids and tokens.ids:
+                    self.metrics.first.observe(time.perf_counter() - begun)
+                piece, answer.tokens = text.feed(tokens.ids, last=tokens.finish is not None), tokens
+                answer.text += piece
+                answer.shown = len(tokens.ids) if tokens.finish and not text.stopped else text.covered()
+                if piece and chat.stream:
+                    await stream.event(reply.event(answer, piece))
                 if text.stopped:
                     break
-        return "".join(pieces), "stop" if text.stopped else tokens.finish or "length", tokens
-
-    def _logprobs(self, generated: Tokens) -> dict[str, Any]:
-        """OpenAI's shape; `token_id` besides, since a byte-level token need not be text of its own."""
-        ids, values = generated.ids, generated.logprobs
-        tokens = self.batcher.tokenizer.convert_ids_to_tokens(list(ids))
-        entries = [
-            {"token": token, "token_id": i, "logprob": value, "bytes": None, "top_logprobs": []}
-            for i, token, value in zip(ids, tokens, values[: len(ids)], strict=True)
-        ]
-        return {"content": entries, "refusal": None}
+        answer.finish = "stop" if text.stopped else answer.tokens.finish or "length"
+        if chat.stream:
+            await stream.event(reply.event(answer, "", answer.finish))
 
 
-def _long(request: ChatRequest) -> bool:
-    return sum(len(message["content"]) for message in request.messages) > 20_000
+def _long(request: EngineRequest) -> bool:
+    prompts = [*request.prompts, *(message["content"] for message in request.chat.messages)]
+    return sum(len(prompt) for prompt in prompts) > LONG_TEXT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,8 +259,7 @@ def _adapter(text: str) -> tuple[str, str]:
 
 def main() -> None:
     options = parser().parse_args()
-    if options.adapter:
-        parser().error("--adapter: this worker serves no adapters yet; merge them first")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     die_with(options.parent)
     # Read by the OpenMP runtime when torch loads: idle threads must sleep, or a neighbour on the same cores starves.
     os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", OMP_NUM_THREADS=str(options.threads), TOKENIZERS_PARALLELISM="false")
@@ -178,7 +269,8 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     limits = Limits(in_flight=options.in_flight, queue=options.queue, kv_megabytes=options.kv_megabytes)
-    serve(Engine(Batcher(options.model, limits, options.dtype), options.name), options.port)
+    adapters = {name: Path(folder) for name, folder in options.adapter}
+    serve(Engine(Batcher(options.model, limits, options.dtype, adapters), options.name), options.port)
     os._exit(0)  # a generation thread that hangs must not keep the process
 
 
