@@ -92,10 +92,10 @@ def served_parity(home: HomeResource) -> dg.AssetCheckResult:
 
     place = home.open()
     made, spec = resolve(place, place.artifacts.named("release"))
-    engine = State(place.endpoint).engines().get(made.id)
-    if engine is None or engine.state != "ready":
+    engine = next((engine for engine in State(place.endpoint).engines_of(made.id) if engine.state == "ready"), None)
+    if engine is None:
         return dg.AssetCheckResult(passed=False, description=f"release {made.id} has no engine ready")
-    found = compare(Path(spec.model_path), f"http://127.0.0.1:{engine.port}", parity_questions(place))
+    found = compare(Path(spec.model_path), engine.url, parity_questions(place))
     metadata = {
         "prompts": found.prompts,
         "equal_answers": found.equal,

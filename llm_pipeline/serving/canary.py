@@ -9,16 +9,20 @@ theta, is an e-process: under the null it exceeds 1/alpha with probability at mo
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from llm_pipeline.errors import ConfigError
+
 INCIDENT_SECONDS = 1.0
 """Slow answers closer together than this have one cause, such as a busy machine, so the first of them stands for all."""
 THETAS = tuple(1.25 * (30 / 1.25) ** (i / 24) for i in range(25))
-METRICS = ("error", "slow", "guardrail", "empty")
+METRICS = ("error", "slow", "guardrail", "empty", "feedback", "judge")
+REMEMBERED = 20_000
+"""Interactions to which feedback and judgements, which come later, are still joined."""
 Verdict = Literal["wait", "advance", "rollback", "hold"]
 
 
@@ -27,16 +31,14 @@ class EProcess:
     """The evidence that the canary has more than its share of one kind of bad event."""
 
     logs: list[float] = field(default_factory=lambda: [0.0] * len(THETAS))
+    value: float = 1.0
 
     def add(self, *, canary: bool, share: float) -> None:
         """Count one bad event; `share` is the canary's share of the requests, known before the event."""
         for i, theta in enumerate(THETAS):
             self.logs[i] += (math.log(theta) if canary else 0.0) - math.log(1 - share + share * theta)
-
-    @property
-    def value(self) -> float:
         top = max(self.logs)
-        return math.exp(min(top, 600.0)) * sum(math.exp(log - top) for log in self.logs) / len(self.logs)
+        self.value = math.exp(min(top, 600.0)) * sum(math.exp(log - top) for log in self.logs) / len(self.logs)
 
 
 class Share:
@@ -61,9 +63,14 @@ class Share:
 class RolloutConfig:
     """How traffic moves to a new release."""
 
-    strategy: Literal["auto", "all_at_once", "canary"] = "auto"
-    """auto: all at once when nothing is deployed, else canary."""
+    strategy: Literal["auto", "all_at_once", "blue_green", "rolling", "canary", "shadow", "ab"] = "auto"
+    """auto: all at once when nothing is deployed, else canary. shadow: mirrored and judged, answers nobody. ab: until a person decides."""
     steps: tuple[float, ...] = (0.1, 0.5)
+    """canary: the new release's share in each step."""
+    share: float = 0.5
+    """ab: the new release's share of the users."""
+    shadow_requests: int = 0
+    """canary: mirrored requests to judge before the first step. shadow: 0 means `step_requests`."""
     step_requests: int = 200
     """Requests (of both releases) to see in each step before the next."""
     least_canary: int = 10
@@ -71,15 +78,24 @@ class RolloutConfig:
     most_requests: int = 1000
     """Requests of a step after which an undecided rollout is held: never promoted by default."""
     max_seconds: float = 900.0
-    alpha: float = 0.05
-    """Chance of rolling back a release that is no worse, over all metrics."""
+    """Time for all of it; an A/B test takes as long as it takes."""
+    alpha: float = 0.01
+    """Chance of rolling back a release that is no worse, for each metric."""
     consecutive_failures: int = 5
     """Failures of the new release in a row that end the rollout at once."""
+    judge_floor: float = 0.5
+    """A judge's score below this is a bad event."""
+    parity: bool = True
+    """blue_green: first compare the engine's answers to those of the model as it was trained."""
+
+    def __post_init__(self) -> None:
+        if not self.steps or any(not 0 < share < 1 for share in (*self.steps, self.share)):
+            raise ConfigError(f"rollout: received steps {self.steps} and share {self.share}, expected shares between 0 and 1")
 
     @property
     def limit(self) -> float:
         """The e-value at which a metric rolls back."""
-        return len(METRICS) / self.alpha
+        return 1 / self.alpha
 
 
 def bad_events(row: Mapping[str, Any], slow_seconds: float | None) -> dict[str, bool]:
@@ -97,13 +113,20 @@ def bad_events(row: Mapping[str, Any], slow_seconds: float | None) -> dict[str, 
 class Monitor:
     """All evidence of one rollout, fed interaction by interaction."""
 
-    def __init__(self, canary: str, stable: str, config: RolloutConfig, slow_seconds: float | None = None) -> None:
-        self.canary, self.stable, self.config, self.slow_seconds = canary, stable, config, slow_seconds
+    def __init__(
+        self, canary: str, stable: str, config: RolloutConfig, slow_seconds: float | None = None, *, mirrored: bool = False
+    ) -> None:
+        self.canary, self.stable, self.config, self.slow_seconds, self.mirrored = canary, stable, config, slow_seconds, mirrored
         self.tests = {metric: EProcess() for metric in METRICS}
+        """Evidence that the canary is worse."""
+        self.opposite = {metric: EProcess() for metric in METRICS}
+        """Evidence that the stable release is worse."""
         self.bad = {metric: {"canary": 0, "stable": 0} for metric in METRICS}
         self._share = Share()
         self._failures_in_a_row = 0
         self._incident: datetime | None = None
+        self._answered: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        self._opinions: set[tuple[str, str]] = set()
         self.step_counts = {"canary": 0, "stable": 0}
         self.counts = {"canary": 0, "stable": 0}
 
@@ -111,25 +134,55 @@ class Monitor:
         self.step_counts = {"canary": 0, "stable": 0}
 
     def add(self, row: Mapping[str, Any], share: float) -> None:
-        """Count one interaction, `share` being what traffic gives the canary now; other releases' and abandoned ones don't count."""
-        if (
-            row["release"] not in (self.canary, self.stable)
-            or row["finish_reason"] == "cancelled"
-            or any(r.startswith("input:") for r in row["guardrails"])
-        ):
+        """Count one interaction, `share` being what traffic gives the canary now.
+
+        Other releases', abandoned and remembered answers don't count; one that another release had to give counts for the arm that it
+        was assigned to.
+        """
+        canary = self._arm(row)
+        if canary is None:
             return
-        canary = row["release"] == self.canary
         arm, before = "canary" if canary else "stable", self._share.before(share)
         events = bad_events(row, self.slow_seconds)
         events["slow"] = events["slow"] and self._new_incident(row)
         for metric in (name for name, bad in events.items() if bad):
-            self.tests[metric].add(canary=canary, share=before)
-            self.bad[metric][arm] += 1
+            self._count(metric, canary, before)
         self._share.add(canary)
         self.counts[arm] += 1
         self.step_counts[arm] += 1
         if canary:
             self._failures_in_a_row = self._failures_in_a_row + 1 if events["error"] else 0
+        self._answered[str(row.get("id"))] = (canary, before)
+        while len(self._answered) > REMEMBERED:
+            self._answered.popitem(last=False)
+
+    def add_opinion(self, metric: Literal["feedback", "judge"], row: Mapping[str, Any]) -> None:
+        """Count what a user (`rating`) or a judge (`score`) said of an interaction, when it is bad and the first such."""
+        identity = str(row.get("interaction_id"))
+        value = row.get("rating") if metric == "feedback" else row.get("score")
+        value = {"up": 1.0, "down": -1.0}.get(value) if isinstance(value, str) else value
+        floor = 0.0 if metric == "feedback" else self.config.judge_floor
+        if value is None or value >= floor or identity not in self._answered or (metric, identity) in self._opinions:
+            return
+        self._opinions.add((metric, identity))
+        self._count(metric, *self._answered[identity])
+
+    def _count(self, metric: str, canary: bool, share: float) -> None:
+        self.tests[metric].add(canary=canary, share=share)
+        self.opposite[metric].add(canary=not canary, share=1 - share)
+        self.bad[metric]["canary" if canary else "stable"] += 1
+
+    def _arm(self, row: Mapping[str, Any]) -> bool | None:
+        """Whether an interaction is the canary's; None when it is not to be counted."""
+        shadow = row.get("variant") == "shadow"
+        assigned = row["release"] if shadow else row.get("variant") or row["release"]
+        if row["finish_reason"] == "cancelled" or row.get("cache") in ("hit", "semantic"):
+            return None
+        if assigned not in (self.canary, self.stable) or any(rule.startswith("input:") for rule in row["guardrails"]):
+            return None
+        if shadow != (self.mirrored and assigned == self.canary):
+            return None
+        return bool(assigned == self.canary)
 
     def _new_incident(self, row: Mapping[str, Any]) -> bool:
         """Whether a slow answer is not of the incident that the last one counted began, whichever release that was."""
@@ -139,8 +192,8 @@ class Monitor:
         self._incident = at
         return True
 
-    def verdict(self) -> tuple[Verdict, str]:
-        """What the evidence says now, and why."""
+    def verdict(self, needed: int | None = None) -> tuple[Verdict, str]:
+        """What the evidence says now, and why; `needed` requests end a step, instead of the rollout's own number."""
         config, step = self.config, self.step_counts["canary"] + self.step_counts["stable"]
         worst = max(self.tests, key=lambda metric: self.tests[metric].value)
         evidence = self.tests[worst].value
@@ -148,18 +201,20 @@ class Monitor:
             return "rollback", f"{self._failures_in_a_row} failures in a row"
         if evidence >= config.limit:
             return "rollback", f"{worst}: e-value {evidence:.1f} >= {config.limit:.0f}"
-        enough = step >= config.step_requests and self.step_counts["canary"] >= config.least_canary
+        needed = config.step_requests if needed is None else needed
+        enough = step >= needed and self.step_counts["canary"] >= config.least_canary
         if enough and evidence < math.sqrt(config.limit):
             return "advance", f"{step} requests, largest e-value {evidence:.2f} ({worst})"
-        if step >= config.most_requests:
+        if step >= max(config.most_requests, needed):
             return "hold", f"undecided after {step} requests: {worst} has e-value {evidence:.1f}"
-        return "wait", f"{step} of {config.step_requests} requests, {self.step_counts['canary']} on the new release"
+        return "wait", f"{step} of {needed} requests, {self.step_counts['canary']} on the new release"
 
     def summary(self) -> dict[str, Any]:
         return {
             "requests": dict(self.counts),
-            "bad": self.bad,
+            "bad": {metric: dict(counts) for metric, counts in self.bad.items()},
             "e_values": {m: round(t.value, 4) for m, t in self.tests.items()},
+            "e_values_opposite": {m: round(t.value, 4) for m, t in self.opposite.items()},
             "slow_seconds": self.slow_seconds,
         }
 

@@ -11,7 +11,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ import psutil
 from llm_pipeline.errors import EndpointError
 from llm_pipeline.records import Release
 from llm_pipeline.serving.canary import RolloutConfig
+from llm_pipeline.serving.database import settings
 from llm_pipeline.serving.processes import read_pid, start_detached
 from llm_pipeline.serving.state import Rollout, Spec, State
-from llm_pipeline.store import Home
+from llm_pipeline.store import Home, write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,18 @@ class Endpoint:
     """For mirrored traffic; its interactions carry the key name `replay`."""
 
 
-def ensure_up(home: Home, port: int | None = None, timeout: float = 60.0) -> Endpoint:
-    """Start the supervisor when none runs, wait until its gateway answers, and say where."""
+def ensure_up(
+    home: Home, port: int | None = None, timeout: float = 60.0, *, database: str | None = None, gateways: int | None = None
+) -> Endpoint:
+    """Start the supervisor when none runs, wait until its gateways answer, and say where.
+
+    `database` (a SQLAlchemy URL, else a file in the home) and `gateways` (processes behind the port, else 1) are kept for later starts.
+    """
     folder = home.endpoint
     folder.mkdir(parents=True, exist_ok=True)
     if read_pid(folder / "supervisor.pid") is None:
-        arguments = ["--folder", str(folder.resolve()), *(["--port", str(port)] if port else [])]
-        start_detached("llm_pipeline.serving.supervisor", arguments, folder / "supervisor.log")
+        _configure(home, {"port": port, "database": database, "gateways": gateways})
+        start_detached("llm_pipeline.serving.supervisor", ["--folder", str(folder.resolve())], folder / "supervisor.log")
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if read_pid(folder / "supervisor.pid") is not None and _get(f"{endpoint(home).url}/healthz")[0] == 200:
@@ -52,12 +58,19 @@ def ensure_up(home: Home, port: int | None = None, timeout: float = 60.0) -> End
     raise EndpointError(f"the endpoint did not come up within {timeout:g} s; see {folder / 'supervisor.log'}")
 
 
+def _configure(home: Home, values: dict[str, Any]) -> None:
+    """Keep what was given; the database's address may hold a password, so the file is this user's alone."""
+    path, given = home.endpoint / "endpoint.json", {name: value for name, value in values.items() if value is not None}
+    if given:
+        write_atomically(path, json.dumps(settings(home.endpoint) | given, indent=1))
+        path.chmod(0o600)
+
+
 def endpoint(home: Home) -> Endpoint:
     """Where the endpoint is or last was."""
-    try:
-        found = json.loads((home.endpoint / "endpoint.json").read_text())
-    except FileNotFoundError:
-        raise EndpointError(f"no endpoint was started in {home.root}: `llm-pipeline endpoint up` starts one") from None
+    found = settings(home.endpoint)
+    if "url" not in found:
+        raise EndpointError(f"no endpoint was started in {home.root}: `llm-pipeline endpoint up` starts one")
     return Endpoint(found["url"], found["keys"]["local"], found["keys"]["simulator"], found["keys"]["replay"])
 
 
@@ -73,7 +86,7 @@ def deploy(home: Home, release: Release, spec: Spec, config: RolloutConfig = Rol
 
 
 def wait(home: Home, rollout: int, timeout: float = 900.0, each: Callable[[Rollout], None] | None = None) -> Rollout:
-    """Wait until a rollout is finished, calling `each` about twice a second meanwhile; how it ended is its `status`."""
+    """Wait until a rollout is finished, calling `each` often meanwhile; how it ended is its `status`."""
     state, deadline = State(home.endpoint), time.monotonic() + timeout
     while time.monotonic() < deadline:
         current = state.rollout(rollout)
@@ -87,7 +100,7 @@ def wait(home: Home, rollout: int, timeout: float = 900.0, each: Callable[[Rollo
             )
         if each:
             each(current)
-        time.sleep(0.4)
+        time.sleep(0.1)
     raise EndpointError(f"rollout {rollout} is not finished after {timeout:g} s: {state.rollout(rollout)}")
 
 
@@ -101,34 +114,58 @@ def wait_ready(home: Home, timeout: float = 180.0) -> None:
 
 
 def rollback(home: Home) -> int:
-    """Give all traffic back to the release that answered before the current one."""
+    """Give all traffic back: to the release that a rollout under way would replace, else to the one that answered before the current.
+
+    Its engine was kept warm, so it takes as long as the gateways need to learn of it.
+    """
     state = State(home.endpoint)
     _, weights = state.traffic()
+    rollout = state.rollout()
+    under_way = rollout is not None and not rollout.finished and rollout.previous is not None
+    back = rollout.previous if under_way and rollout is not None else _earlier(state, weights)
+    if back is None:
+        raise EndpointError("there is no earlier release to go back to")
+    return state.begin_rollout(back, asdict(RolloutConfig(strategy="all_at_once")))
+
+
+def _earlier(state: State, weights: Mapping[str, float]) -> str | None:
     current = max(weights, key=lambda name: weights[name]) if weights else None
-    earlier = [row["weights"] for row in state.history(100)]
-    for shares in earlier:
-        name = max(shares, key=lambda n: shares[n])
-        if name != current and shares[name] > 0.5:
-            return state.begin_rollout(name, asdict(RolloutConfig(strategy="all_at_once")))
-    raise EndpointError("there is no earlier release to go back to")
+    for record in state.history(100):
+        name = max(record["weights"], key=lambda n: record["weights"][n])
+        if name != current and record["weights"][name] > 0.5:
+            return str(name)
+    return None
+
+
+def decide(home: Home, release: str) -> int:
+    """End the A/B test under way: all traffic to `release`, which is one of the two. Returns the rollout's id."""
+    state = State(home.endpoint)
+    rollout = state.rollout()
+    if rollout is None or rollout.status != "running":
+        raise EndpointError("no A/B test is under way")
+    if release not in (rollout.release, rollout.previous):
+        raise EndpointError(f"received release {release!r}, expected {rollout.release!r} or {rollout.previous!r}, which are compared")
+    state.update_rollout(rollout.id, status="decided", step=int(release == rollout.release))
+    return rollout.id
 
 
 def status(home: Home) -> dict[str, Any]:
     """Processes, traffic, engines and the newest rollout, as plain data."""
-    if not (home.endpoint / "endpoint.db").exists():
+    if "url" not in settings(home.endpoint):
         return {"up": False, "traffic": {}, "engines": [], "rollout": None}
     state = State(home.endpoint)
     revision, weights = state.traffic()
     rollout = state.rollout()
-    up = is_up(home)
+    up, now = is_up(home), time.time()
     ready, _ = _get(f"{endpoint(home).url}/readyz") if up else (0, b"")
     return {
         "up": up,
         "ready": ready == 200,
-        "url": endpoint(home).url if (home.endpoint / "endpoint.json").exists() else None,
+        "url": endpoint(home).url,
         "supervisor": read_pid(home.endpoint / "supervisor.pid"),
         "revision": revision,
         "traffic": weights,
+        "gateways": {name: {"revision": r, "seconds_ago": round(now - at, 1)} for name, (r, at) in state.observations().items()},
         "engines": [asdict(engine) for engine in state.engines().values()],
         "rollout": asdict(rollout) | {"evidence": {k: v for k, v in rollout.evidence.items() if k != "marks"}} if rollout else None,
     }

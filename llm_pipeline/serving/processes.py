@@ -34,9 +34,14 @@ def die_with(parent: int | None) -> None:
 
 def start(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Run `python -m module arguments` as our child, with its output appended to `log`."""
+    return start_command(_command(module, arguments), log)
+
+
+def start_command(command: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Run a command as our child, with its output appended to `log`; it inherits `pass_fds` and no other file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(_command(module, arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds)
 
 
 def start_detached(module: str, arguments: Sequence[str], log: Path) -> None:
@@ -49,6 +54,25 @@ def start_detached(module: str, arguments: Sequence[str], log: Path) -> None:
 
 def _command(module: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
+
+
+def listen(preferred: int | None = None) -> socket.socket:
+    """A listening socket on 127.0.0.1, on `preferred` when that is free; a child that inherits it answers there.
+
+    It stays open while children come and go, so a connection made meanwhile waits for the next one instead of being refused.
+    """
+    for port in (preferred, 0) if preferred else (0,):
+        opened = socket.socket()
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind(("127.0.0.1", port))
+        except OSError:
+            opened.close()
+            continue
+        opened.listen(4096)
+        opened.setblocking(False)
+        return opened
+    raise OSError("no free port on 127.0.0.1")
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -68,10 +92,10 @@ def free_port(preferred: int | None = None) -> int:
 class Child:
     """One supervised process: started again with growing pauses when it ends or stops answering."""
 
-    module: str
-    arguments: list[str]
+    command: list[str]
+    """Empty for what runs elsewhere and is only probed."""
     log: Path
-    port: int
+    pass_fds: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     """How often it was started again."""
@@ -81,14 +105,17 @@ class Child:
     started: float = 0.0
     next_start: float = 0.0
     next_probe: float = 0.0
-    unwanted_since: float | None = None
     failed_starts: int = 0
     """Starts in a row that ended before the first good probe."""
     detail: str = field(default="")
 
     @property
     def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return not self.command or (self.process is not None and self.process.poll() is None)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None else 0
 
     def ensure(self) -> None:
         """Start it if it does not run and its pause is over."""
@@ -98,7 +125,7 @@ class Child:
         if self.process is not None:
             self._ended(now)
         if now >= self.next_start:
-            self.process = start(self.module, [*self.arguments, "--port", str(self.port), "--parent", str(os.getpid())], self.log)
+            self.process = start_command(self.command, self.log, self.pass_fds)
             self.started, self.next_probe, self.failures = now, now, 0
 
     def _ended(self, now: float) -> None:
@@ -108,13 +135,25 @@ class Child:
         self.restarts, self.ready, self.process = self.restarts + 1, False, None
         self.next_start = now + BACKOFF_SECONDS[min(self.failed_starts, len(BACKOFF_SECONDS) - 1)]
 
+    def answered(self) -> None:
+        """Count a good probe."""
+        self.ready, self.failures, self.failed_starts = True, 0, 0
+
+    def megabytes(self) -> float:
+        """Resident memory of the process and its children."""
+        try:
+            process = psutil.Process(self.pid)
+            return sum(p.memory_info().rss for p in (process, *process.children(recursive=True))) / (1 << 20)
+        except psutil.Error:
+            return 0.0
+
     def kill(self) -> None:
-        if self.process is not None and self.running:
+        if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
     def stop(self, grace: float = 5.0) -> None:
-        if self.process is None or not self.running:
+        if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
         try:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from llm_pipeline.config import build
 from llm_pipeline.prompts import Prompt
+from llm_pipeline.serving.desired import Desired, keep, kept, read
 from llm_pipeline.serving.guardrails import Policy, build_policy
 from llm_pipeline.serving.keys import Key
 from llm_pipeline.serving.state import Spec, State
 
 log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 1.0
+"""A gateway says at least so often what it acts on."""
 
 
 class Found(Protocol):
-    """What retrieval finds; `llm_pipeline.retrieval.index.Passage` is one."""
+    """What retrieval finds; `llm_pipeline.retrieval.search.Passage` is one."""
 
     @property
     def id(self) -> str: ...
@@ -45,8 +53,15 @@ class Route:
     searcher: Searcher | None
     retrieval: bool
     passages: int
-    url: str | None = None
-    """Base URL of the engine, or None while there is none ready."""
+    urls: tuple[str, ...] = ()
+    """Base URLs of the engine's replicas that are ready; none while it starts."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """The release's engine settings."""
+
+    @property
+    def url(self) -> str | None:
+        """The first replica."""
+        return self.urls[0] if self.urls else None
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,14 @@ class Snapshot:
     weights: Mapping[str, float] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
     keys: Mapping[str, Key] = field(default_factory=dict)
+    shadow: str | None = None
+    """The release that gets a copy of every request and answers none."""
+    at: float = 0.0
+    """When the desired state was read."""
 
     def missing(self) -> list[str]:
         """Releases with traffic that have no engine ready."""
-        return [name for name in self.weights if name not in self.routes or self.routes[name].url is None]
+        return [name for name in self.weights if name not in self.routes or not self.routes[name].urls]
 
 
 def choose(weights: Mapping[str, float], who: str) -> str:
@@ -77,33 +96,83 @@ def choose(weights: Mapping[str, float], who: str) -> str:
     return names[-1]
 
 
+class Balancer:
+    """Spreads requests over the replicas of an engine: the one with the fewest under way, in turn among equals."""
+
+    def __init__(self) -> None:
+        self._under_way: Counter[str] = Counter()
+        self._turn = 0
+
+    @contextmanager
+    def pick(self, urls: Sequence[str]) -> Iterator[str]:
+        """The replica for one request; it counts as under way until the block ends."""
+        self._turn += 1
+        first = self._turn % len(urls)
+        url = min([*urls[first:], *urls[:first]], key=lambda u: self._under_way[u])
+        self._under_way[url] += 1
+        try:
+            yield url
+        finally:
+            self._under_way[url] -= 1
+            if not self._under_way[url]:
+                del self._under_way[url]
+
+
 class Router:
-    """Reads the database into snapshots. `refresh` blocks (it may open an index), so it belongs on a thread."""
+    """Reads the database into snapshots. `refresh` blocks (it may open an index), so it belongs on a thread.
+
+    While the database does not answer, the last snapshot stays in force; a gateway that starts then takes the one kept in the folder.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.name = f"gateway-{os.getpid()}"
         self._built: dict[str, Route] = {}
-        self._observed: int | None = None
+        self._desired: Desired | None = None
+        self._last = Snapshot()
+        self._said, self._said_at, self._away = -1, 0.0, False
 
     def refresh(self) -> Snapshot:
-        revision, weights = self._state.traffic()
-        engines = self._state.engines()
-        wanted = {*weights, *engines}
-        if wanted - set(self._built):
-            for name, spec in self._state.releases().items():
-                if name in wanted and name not in self._built:
-                    self._built[name] = build_route(name, spec)
-        for name in set(self._built) - wanted:
-            del self._built[name]
-        urls = {name: f"http://127.0.0.1:{engine.port}" for name, engine in engines.items() if engine.state == "ready"}
-        routes = {name: Route(**{**vars(route), "url": urls.get(name)}) for name, route in self._built.items()}
-        return Snapshot(revision, weights, routes, self._state.keys.valid())
+        desired = self._read()
+        if desired is not None:
+            self._last = self._snapshot(desired)
+        return self._last
 
     def report(self, snapshot: Snapshot) -> None:
         """Say that `snapshot` is what requests meet from now on."""
-        if snapshot.revision != self._observed:
-            self._state.observe("gateway", snapshot.revision)
-            self._observed = snapshot.revision
+        if snapshot.revision == self._said and snapshot.at - self._said_at < HEARTBEAT_SECONDS:
+            return
+        try:
+            self._state.observe(self.name, snapshot.revision, snapshot.at)
+            self._said, self._said_at = snapshot.revision, snapshot.at
+        except SQLAlchemyError:
+            log.warning("the database did not take what this gateway acts on; it is said again")
+
+    def _read(self) -> Desired | None:
+        try:
+            desired = read(self._state)
+        except SQLAlchemyError as error:
+            if not self._away:
+                log.warning("the database does not answer, the last desired state stays in force: %s", error)
+            self._away = True
+            return kept(self._state.folder) if self._desired is None else None
+        if self._away:
+            log.info("the database answers again")
+        self._away = False
+        if self._desired is None or not desired.same(self._desired):
+            keep(self._state.folder, desired)
+        self._desired = desired
+        return desired
+
+    def _snapshot(self, desired: Desired) -> Snapshot:
+        for name in set(self._built) - set(desired.releases):
+            del self._built[name]
+        routes = {}
+        for name, registered in desired.releases.items():
+            if name not in self._built:
+                self._built[name] = build_route(name, registered.spec)
+            routes[name] = replace(self._built[name], urls=desired.urls.get(registered.engine, ()), engine=registered.release.engine)
+        return Snapshot(desired.revision, desired.weights, routes, desired.keys, desired.shadow, desired.at)
 
 
 def build_route(name: str, spec: Spec) -> Route:
@@ -115,10 +184,10 @@ def open_index(path: str | None) -> Searcher | None:
     """The release's index, warmed by one search; a broken one leaves the release answering without retrieval, loudly."""
     if path is None:
         return None
-    from llm_pipeline.retrieval import index
+    from llm_pipeline.retrieval import search
 
     try:
-        searcher: Searcher = index.Searcher(Path(path))
+        searcher: Searcher = search.Searcher(Path(path))
         searcher.search("warm up", k=1)
         return searcher
     except Exception:

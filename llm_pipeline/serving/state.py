@@ -1,24 +1,28 @@
-"""The desired state of the endpoint and what was seen of it: one SQLite file that supervisor, gateway and clients share.
+"""The desired state of the endpoint and what was seen of it: one database that supervisor, gateways and clients share.
 
 Releases are immutable; which of them answers is a separate, append-only record of traffic, so a rollback is one new row.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from llm_pipeline.errors import MissingError, near
 from llm_pipeline.records import Release, Traffic
 from llm_pipeline.serving.database import metadata, open_database
 from llm_pipeline.serving.keys import Keys
+from llm_pipeline.store import content_hash
 
+NOT_THE_ENGINES = frozenset({"retrieval", "passages", "replicas"})
+"""Keys of a release's engine settings that the gateway and the supervisor read; the rest is what the engine is."""
 FINISHED = ("promoted", "rolled_back", "held", "failed")
 
 _releases = sa.Table(
@@ -34,12 +38,13 @@ _traffic = sa.Table(
     metadata,
     sa.Column("revision", sa.Integer, primary_key=True),
     sa.Column("weights", sa.JSON),
+    sa.Column("shadow", sa.Text),
     sa.Column("reason", sa.Text),
     sa.Column("at", sa.Float),
 )
 _engines = sa.Table(
-    "engines", metadata,
-    sa.Column("release", sa.Text, primary_key=True), sa.Column("port", sa.Integer), sa.Column("pid", sa.Integer),
+    "engine_processes", metadata,
+    sa.Column("name", sa.Text, primary_key=True), sa.Column("engine", sa.Text), sa.Column("url", sa.Text), sa.Column("pid", sa.Integer),
     sa.Column("state", sa.Text), sa.Column("restarts", sa.Integer), sa.Column("detail", sa.Text),
 )  # fmt: skip
 _rollouts = sa.Table(
@@ -68,11 +73,33 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Registered:
+    """A release as the endpoint knows it."""
+
+    release: Release
+    spec: Spec
+
+    @cached_property
+    def engine(self) -> str:
+        """What its engine is: releases with one model and one set of engine settings share its processes."""
+        own = {name: value for name, value in self.release.engine.items() if name not in NOT_THE_ENGINES}
+        return content_hash({"model": self.spec.model_path, "settings": own})
+
+    @property
+    def replicas(self) -> int:
+        return int(self.release.engine.get("replicas", 1))
+
+
+@dataclass(frozen=True)
 class Engine:
-    release: str
-    port: int
+    """One engine process, a replica of the engine that some releases share, as the supervisor last saw it."""
+
+    name: str
+    engine: str
+    url: str
     pid: int
     state: str
+    """starting, ready, draining or failed."""
     restarts: int
     detail: str
 
@@ -102,6 +129,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._db = open_database(folder)
+        self._known: dict[str, Registered] = {}
         self.keys = Keys(self._db)
 
     def close(self) -> None:
@@ -110,38 +138,54 @@ class State:
     def register(self, release: Release, spec: Spec) -> str:
         """Add a release; the same content again is the same row."""
         row = {"id": release.id, "release": asdict(release), "spec": asdict(spec), "created_at": time.time()}
-        with self._db.begin() as db:
-            db.execute(sa.text("INSERT OR IGNORE INTO releases VALUES (:id, :release, :spec, :created_at)"), _as_text(row))
+        try:
+            with self._db.begin() as db:
+                if db.execute(sa.select(_releases.c.id).where(_releases.c.id == release.id)).first() is None:
+                    db.execute(sa.insert(_releases).values(**row))
+        except IntegrityError:  # somebody else was as fast with the same release
+            pass
         return release.id
 
-    def releases(self) -> dict[str, Spec]:
+    def registered(self, names: Collection[str] | None = None) -> dict[str, Registered]:
+        """Releases by id, oldest first; all of them without `names`."""
+        query = sa.select(_releases.c.id).order_by(_releases.c.created_at)
         with self._db.begin() as db:
-            return {row.id: Spec(**row.spec) for row in db.execute(sa.select(_releases).order_by(_releases.c.created_at))}
+            ids = list(db.scalars(query if names is None else query.where(_releases.c.id.in_(list(names)))))
+            if unknown := [name for name in ids if name not in self._known]:
+                for row in db.execute(sa.select(_releases).where(_releases.c.id.in_(unknown))):
+                    self._known[row.id] = Registered(Release(**row.release), Spec(**row.spec))
+        return {name: self._known[name] for name in ids}
+
+    def releases(self) -> dict[str, Spec]:
+        return {name: found.spec for name, found in self.registered().items()}
+
+    def find(self, release: str) -> Registered:
+        found = self.registered([release])
+        if release not in found:
+            raise MissingError(f"no release {release!r}{near(release, self.registered())}")
+        return found[release]
 
     def spec(self, release: str) -> Spec:
-        known = self.releases()
-        if release not in known:
-            raise MissingError(f"no release {release!r}{near(release, known)}")
-        return known[release]
-
-    def engine_settings(self, release: str) -> dict[str, Any]:
-        with self._db.begin() as db:
-            row = db.execute(sa.select(_releases.c.release).where(_releases.c.id == release)).one()
-        return dict(row.release["engine"])
+        return self.find(release).spec
 
     def traffic(self) -> tuple[int, dict[str, float]]:
         """The current revision (0 before any) and the share of each release."""
+        revision, weights, _ = self.traffic_and_shadow()
+        return revision, weights
+
+    def traffic_and_shadow(self) -> tuple[int, dict[str, float], str | None]:
+        """The same, with the release that requests are mirrored to."""
         with self._db.begin() as db:
             row = db.execute(sa.select(_traffic).order_by(_traffic.c.revision.desc()).limit(1)).first()
-        return (row.revision, dict(row.weights)) if row else (0, {})
+        return (row.revision, dict(row.weights), row.shadow) if row else (0, {}, None)
 
-    def set_traffic(self, weights: Mapping[str, float], reason: str) -> int:
-        """Append a traffic record; every release that it names must exist."""
+    def set_traffic(self, weights: Mapping[str, float], reason: str, shadow: str | None = None) -> int:
+        """Append a traffic record; every release that it names must exist. `shadow` gets copies of all requests and answers none."""
         shares = {name: float(share) for name, share in Traffic(weights).weights.items() if share > 0}
-        for name in shares:
-            self.spec(name)
+        for name in [*shares, *([shadow] if shadow else [])]:
+            self.find(name)
         with self._db.begin() as db:
-            done = db.execute(sa.insert(_traffic).values(weights=shares, reason=reason, at=time.time()))
+            done = db.execute(sa.insert(_traffic).values(weights=shares, shadow=shadow, reason=reason, at=time.time()))
         return _key(done)
 
     def history(self, most: int = 20) -> list[dict[str, Any]]:
@@ -149,21 +193,25 @@ class State:
             return [dict(row._mapping) for row in db.execute(sa.select(_traffic).order_by(_traffic.c.revision.desc()).limit(most))]
 
     def engines(self) -> dict[str, Engine]:
+        """Engine processes by name."""
         with self._db.begin() as db:
-            return {row.release: Engine(**row._mapping) for row in db.execute(sa.select(_engines))}
+            return {row.name: Engine(**row._mapping) for row in db.execute(sa.select(_engines).order_by(_engines.c.name))}
 
-    def put_engine(self, engine: Engine) -> None:
-        with self._db.begin() as db:
-            db.execute(sa.delete(_engines).where(_engines.c.release == engine.release))
-            db.execute(sa.insert(_engines).values(**asdict(engine)))
+    def engines_of(self, release: str) -> list[Engine]:
+        """The engine processes that serve a release, one for each replica."""
+        engine = self.find(release).engine
+        return [process for process in self.engines().values() if process.engine == engine]
 
-    def drop_engines(self, keep: Sequence[str] = ()) -> None:
+    def put_engines(self, engines: Collection[Engine]) -> None:
+        """Say that these are the engine processes, and no others."""
         with self._db.begin() as db:
-            db.execute(sa.delete(_engines).where(_engines.c.release.not_in(list(keep))))
+            db.execute(sa.delete(_engines))
+            if engines:
+                db.execute(sa.insert(_engines), [asdict(engine) for engine in engines])
 
     def begin_rollout(self, release: str, config: Mapping[str, Any]) -> int:
         """Ask for a move of traffic to `release`; one that is under way is ended first, as superseded."""
-        self.spec(release)
+        self.find(release)
         now, (_, weights) = time.time(), self.traffic()
         previous = max(weights, key=lambda name: weights[name]) if weights else None
         with self._db.begin() as db:
@@ -186,22 +234,24 @@ class State:
             where = (_rollouts.c.id == identity) & _rollouts.c.status.not_in(FINISHED)
             db.execute(sa.update(_rollouts).where(where).values(**values, updated_at=time.time()))
 
-    def observe(self, component: str, revision: int) -> None:
+    def observe(self, component: str, revision: int, at: float | None = None) -> None:
+        """Say that `component` acts on a traffic revision that it read at the time `at`."""
+        values = {"revision": revision, "at": time.time() if at is None else at}
         with self._db.begin() as db:
-            statement = sa.text("INSERT INTO observed VALUES (:c, :r, :t) ON CONFLICT (component) DO UPDATE SET revision = :r, at = :t")
-            db.execute(statement, {"c": component, "r": revision, "t": time.time()})
+            if not db.execute(sa.update(_observed).where(_observed.c.component == component).values(**values)).rowcount:
+                db.execute(sa.insert(_observed).values(component=component, **values))
 
-    def observed(self, component: str) -> tuple[int, float]:
-        """The traffic revision that `component` acts on, and when it said so."""
+    def observations(self) -> dict[str, tuple[int, float]]:
+        """What every component (`gateway-<pid>`) acts on, and when it last read that."""
         with self._db.begin() as db:
-            row = db.execute(sa.select(_observed).where(_observed.c.component == component)).first()
-        return (row.revision, row.at) if row else (-1, 0.0)
+            return {row.component: (row.revision, row.at) for row in db.execute(sa.select(_observed))}
+
+    def forget(self, *, but: Collection[str]) -> None:
+        """Drop the observations of components that are gone."""
+        with self._db.begin() as db:
+            db.execute(sa.delete(_observed).where(_observed.c.component.not_in(list(but))))
 
 
 def _key(done: sa.CursorResult[Any]) -> int:
     assert done.inserted_primary_key is not None
     return int(done.inserted_primary_key[0])
-
-
-def _as_text(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()}

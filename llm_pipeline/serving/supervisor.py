@@ -1,64 +1,67 @@
 """The supervisor: makes the endpoint's processes be what the database says, and outlives whoever wrote it there.
 
-python -m llm_pipeline.serving.supervisor --folder HOME/endpoint [--port 8088]
+python -m llm_pipeline.serving.supervisor --folder HOME/endpoint [--port 8088] [--gateways 2]
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import importlib.util
 import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from llm_pipeline.serving.database import settings
 from llm_pipeline.serving.keys import key_hash
-from llm_pipeline.serving.processes import Child, free_port, read_pid, write_pid
-from llm_pipeline.serving.rollout import Controller
+from llm_pipeline.serving.processes import Child, free_port, listen, read_pid, write_pid
+from llm_pipeline.serving.rollout import Controller, wanted_replicas
 from llm_pipeline.serving.state import Engine, State
+from llm_pipeline.serving.supervisor_fleet import Fleet, Wanted
 from llm_pipeline.store import write_atomically
 
 log = logging.getLogger(__name__)
-TICK_SECONDS = 0.25
-PROBE_EVERY = 2.0
-PROBE_DEADLINE = 15.0
-START_DEADLINE = 180.0
-FAILED_PROBES = 3
-FAILED_STARTS = 3
-"""Starts of an engine in a row that may fail before its release is called failed."""
-DRAIN_SECONDS = 8.0
+TICK_SECONDS = 0.2
+SILENCE_SECONDS = 15.0
+"""A gateway that has not said for so long what it acts on, though the database answers, hangs."""
 PREFERRED_PORT = 8088
-LOCAL_KEYS = {"local": ("chat", "feedback"), "simulator": ("chat", "feedback", "simulate"), "replay": ("chat",)}
+LOCAL_KEYS = {"local": ("chat", "feedback"), "simulator": ("chat", "feedback", "simulate"), "replay": ("chat",), "admin": ("admin",)}
 
 
 class Supervisor:
-    """One gateway, and one engine for each release that has traffic, is warming, or was the last before the current one."""
+    """Gateways behind one listening socket, and the engines of every release that has traffic, is on its way, or was the last before."""
 
-    def __init__(self, folder: Path, port: int | None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, gateways: int | None = None) -> None:
         self.folder, self.state = folder, State(folder)
-        self.controller = Controller(self.state, folder)
-        self.engines: dict[str, Child] = {}
-        known = _read(folder / "endpoint.json").get("port")
-        gateway_port = free_port(port or known or PREFERRED_PORT)
-        self.gateway = Child("llm_pipeline.serving.gateway", ["--folder", str(folder)], folder / "logs" / "gateway.log", gateway_port)
-        self._probes: dict[str, Future[bool]] = {}
-        self._pool = ThreadPoolExecutor(8, "probe")
+        known = settings(folder)
+        self.socket = listen(port or known.get("port") or PREFERRED_PORT)
+        self.port = int(self.socket.getsockname()[1])
+        self.gateways = [self._gateway(n) for n in range(gateways or known.get("gateways") or 1)]
+        self.admin_port, self.admin = self._admin(known.get("admin_port"))
+        self.fleet = Fleet(folder / "logs")
+        self.controller = Controller(self.state, folder, self._acted_on)
+        self._wanted: dict[str, Wanted] = {}
+        self._rows: list[Engine] | None = None
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._answers_since: float | None = time.time()
         self._stop = threading.Event()
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        self.state.drop_engines()
+        self.state.put_engines([])
+        self.state.forget(but=[])
         self._publish()
         write_pid(self.folder / "supervisor.pid")
-        log.info("up: gateway on port %d", self.gateway.port)
+        log.info("up: %d gateways on port %d", len(self.gateways), self.port)
         while not self._stop.is_set():
             try:
                 self.tick()
@@ -68,129 +71,121 @@ class Supervisor:
         self.shut_down()
 
     def tick(self) -> None:
-        """One round: start what should run, probe what runs, end what should not, move the rollout on."""
-        wanted = self._wanted()
-        self._supervise("gateway", self.gateway, "/healthz")
-        for release in wanted:
-            if release not in self.engines:
-                self.engines[release] = self._engine(release)
-            self.engines[release].unwanted_since = None
-            self._supervise(release, self.engines[release], "/health")
-        for release in [name for name in self.engines if name not in wanted]:
-            self._drain(release)
-        self._report()
-        self.controller.tick()
+        """One round: learn what should run, supervise it, say what runs, move the rollout on.
+
+        While the database is away what was wanted last is kept running; nothing is drained, and no traffic moves.
+        """
+        there = self._with_database(self._learn)
+        for child in [*self.gateways, *([self.admin] if self.admin else [])]:
+            child.ensure()
+        if there:
+            self._watch_gateways()
+        self.fleet.tick(self._wanted, min((at for _, at in self._alive()), default=0.0) if there else 0.0)
+        if there:
+            self._with_database(self._report)
+            self._with_database(self.controller.tick)
 
     def shut_down(self) -> None:
-        children = [self.gateway, *self.engines.values()]
-        for child in children:
+        front = [*self.gateways, *([self.admin] if self.admin else [])]
+        for child in front:
             if child.process is not None and child.running:
                 child.process.terminate()
-        for child in children:
+        for child in front:
             child.stop(grace=5)
-        self.state.drop_engines()
+        self.fleet.close()
+        self.socket.close()
+        self._with_database(lambda: self.state.put_engines([]))
         (self.folder / "supervisor.pid").unlink(missing_ok=True)
-        self._pool.shutdown(wait=False, cancel_futures=True)
         log.info("down")
 
-    def _wanted(self) -> list[str]:
-        names = list(self.state.traffic()[1])
-        rollout = self.state.rollout()
-        if rollout is not None:
-            if not rollout.finished:
-                names.append(rollout.release)
-            elif rollout.status == "promoted" and rollout.previous:
-                names.append(rollout.previous)  # kept warm, so that going back takes a moment
-        return list(dict.fromkeys(names))
+    def _with_database(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except SQLAlchemyError as error:
+            if self._answers_since is not None:
+                log.warning("the database does not answer, everything stays as it is: %s", error)
+            self._answers_since, self._rows = None, None
+            return False
+        if self._answers_since is None:
+            log.info("the database answers again")
+            self._answers_since = time.time()
+        return True
 
-    def _engine(self, release: str) -> Child:
-        spec = self.state.spec(release)
-        settings = self.state.engine_settings(release)
-        arguments = ["--model", spec.model_path, "--name", release]
-        for name in ("threads", "dtype", "kv_megabytes", "in_flight", "queue"):
-            if name in settings:
-                arguments += [f"--{name.replace('_', '-')}", str(settings[name])]
-        return Child("llm_pipeline.serving.engine", arguments, self.folder / "logs" / f"engine-{release}.log", free_port())
+    def _learn(self) -> None:
+        self._wanted = {}
+        for release, replicas in wanted_replicas(self.state).items():
+            registered = self.state.find(release)
+            others = self._wanted.get(registered.engine)
+            self._wanted[registered.engine] = Wanted(registered, max(replicas, others.replicas if others else 0))
+        self._seen = self.state.observations()
 
-    def _supervise(self, name: str, child: Child, path: str) -> None:
-        """Keep one child running, and kill it when it runs but does not answer."""
-        if name not in self.engines or child.failed_starts < FAILED_STARTS:
-            child.ensure()
-        probe = self._probes.get(name)
-        if probe is not None and probe.done():
-            del self._probes[name]
-            self._judge(name, child, probe.result())
-        if child.running and name not in self._probes and time.monotonic() >= child.next_probe:
-            child.next_probe = time.monotonic() + (PROBE_EVERY if child.ready else TICK_SECONDS)
-            self._probes[name] = self._pool.submit(probe_url, f"http://127.0.0.1:{child.port}{path}")
+    def _alive(self) -> list[tuple[int, float]]:
+        """What each gateway that runs acts on (-1 before it said so)."""
+        return [self._seen.get(f"gateway-{child.pid}", (-1, 0.0)) for child in self.gateways if child.running]
 
-    def _judge(self, name: str, child: Child, good: bool) -> None:
-        if not child.running:
-            return
-        if good:
-            if not child.ready:
-                log.info("%s is ready on port %d (restarts: %d)", name, child.port, child.restarts)
-            child.ready, child.failures, child.failed_starts = True, 0, 0
-            return
-        child.failures += 1
-        too_late = not child.ready and time.monotonic() - child.started > START_DEADLINE
-        if too_late or (child.ready and child.failures >= FAILED_PROBES):
-            log.warning("%s does not answer: killed, to be started again", name)
-            child.kill()
+    def _acted_on(self, revision: int) -> bool:
+        """Whether every gateway that runs acts on this traffic revision or a later one."""
+        alive = self._alive()
+        return bool(alive) and all(seen >= revision for seen, _ in alive)
 
-    def _drain(self, release: str) -> None:
-        """End an engine some seconds after its traffic went away, so that what it was answering is answered."""
-        child = self.engines[release]
-        child.unwanted_since = child.unwanted_since or time.monotonic()
-        if time.monotonic() - child.unwanted_since > DRAIN_SECONDS:
-            child.stop()
-            del self.engines[release]
-            self._probes.pop(release, None)
-            log.info("engine of %s ended", release)
+    def _watch_gateways(self) -> None:
+        """Kill a gateway that runs but stopped saying what it acts on."""
+        now = time.time()
+        for child in self.gateways:
+            _, at = self._seen.get(f"gateway-{child.pid}", (-1, 0.0))
+            silent = now - max(at, self._answers_since or now, now - (time.monotonic() - child.started))
+            if child.running and silent > SILENCE_SECONDS:
+                log.warning("gateway %d has been silent for %.0f s: killed, to be started again", child.pid, silent)
+                child.kill()
+            elif at and child.running and not child.ready:
+                child.answered()
 
     def _report(self) -> None:
-        known = self.state.engines()
-        for release, child in self.engines.items():
-            status = "ready" if child.ready and child.running else "failed" if child.failed_starts >= FAILED_STARTS else "starting"
-            row = Engine(release, child.port, child.process.pid if child.process else 0, status, child.restarts, child.detail)
-            if known.get(release) != row:
-                self.state.put_engine(row)
-        if set(known) - set(self.engines):
-            self.state.drop_engines(list(self.engines))
+        rows = self.fleet.rows()
+        if rows != self._rows:
+            self.state.put_engines(rows)
+            self.state.forget(but=[f"gateway-{child.pid}" for child in self.gateways])
+            self._rows = rows
+
+    def _gateway(self, number: int) -> Child:
+        command = [sys.executable, "-m", "llm_pipeline.serving.gateway", "--folder", str(self.folder)]
+        descriptor = self.socket.fileno()
+        return Child([*command, "--fd", str(descriptor), *_parent()], self.folder / "logs" / f"gateway-{number}.log", (descriptor,))
+
+    def _admin(self, known: int | None) -> tuple[int | None, Child | None]:
+        """The admin API on a port of its own, where that part is installed."""
+        module = "llm_pipeline.serving.admin"
+        if importlib.util.find_spec(module) is None:
+            return None, None
+        port = free_port(known)
+        command = [sys.executable, "-m", module, "--folder", str(self.folder), "--port", str(port), *_parent()]
+        return port, Child(command, self.folder / "logs" / "admin.log")
 
     def _publish(self) -> None:
         """Write where the endpoint is, with keys for this machine's own use, for this user's eyes only."""
         path = self.folder / "endpoint.json"
-        known, valid = _read(path), self.state.keys.valid()
+        known, valid = settings(self.folder), self.state.keys.valid()
         keys = {name: str(known.get("keys", {}).get(name, "")) for name in LOCAL_KEYS}
         for name, scopes in LOCAL_KEYS.items():
             if key_hash(keys[name]) not in valid:
                 keys[name] = self.state.keys.add(name, scopes)
-        content = {"url": f"http://127.0.0.1:{self.gateway.port}", "port": self.gateway.port, "pid": os.getpid(), "keys": keys}
-        write_atomically(path, json.dumps(content | {"key": keys["local"], "simulate_key": keys["simulator"]}, indent=1))
+        known |= {"url": f"http://127.0.0.1:{self.port}", "port": self.port, "pid": os.getpid(), "gateways": len(self.gateways)}
+        if self.admin_port:
+            known |= {"admin_port": self.admin_port, "admin_url": f"http://127.0.0.1:{self.admin_port}"}
+        known |= {"keys": keys, "key": keys["local"], "simulate_key": keys["simulator"]}
+        write_atomically(path, json.dumps(known, indent=1))
         path.chmod(0o600)
 
 
-def probe_url(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=PROBE_DEADLINE) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _parent() -> list[str]:
+    return ["--parent", str(os.getpid())]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The endpoint's supervisor.")
     parser.add_argument("--folder", type=Path, required=True, help="the endpoint's folder (HOME/endpoint)")
-    parser.add_argument("--port", type=int, help=f"the gateway's port; default {PREFERRED_PORT} when free, else any")
+    parser.add_argument("--port", type=int, help=f"the gateways' port; default: as before, {PREFERRED_PORT} when free, else any")
+    parser.add_argument("--gateways", type=int, help="gateway processes behind that port; default: as before, else 1")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +195,7 @@ def main() -> None:
         except BlockingIOError:
             log.info("another supervisor runs already (pid %s)", read_pid(options.folder / "supervisor.pid"))
             return
-        Supervisor(options.folder, options.port).run()
+        Supervisor(options.folder, options.port, options.gateways).run()
     os._exit(0)  # a probe under way must not hold the exit
 
 

@@ -60,10 +60,10 @@ def make_release(model: Path, name: str = "first") -> tuple[Release, Spec]:
 
 @pytest.fixture(scope="session")
 def live(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """Supervisor, gateway and one engine, with all traffic on the random model."""
+    """Supervisor, two gateways and one engine, with all traffic on the random model."""
     home = Home(tmp_path_factory.mktemp("home"))
     try:
-        endpoint = client.ensure_up(home, timeout=180)
+        endpoint = client.ensure_up(home, timeout=180, gateways=2)
         release, spec = make_release(model)
         rollout = client.wait(home, client.deploy(home, release, spec), 240)
         assert rollout.status == "promoted", rollout

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from llm_pipeline.serving.canary import METRICS, EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
+from llm_pipeline.serving.canary import EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
 
 
 def row(release: str, *, bad: bool = False, first: float = 0.01, answer: str = "x", at: float = 0.0) -> dict[str, object]:
@@ -84,7 +84,7 @@ def test_undecided_is_held_not_promoted() -> None:
 
 
 def test_what_is_a_bad_event() -> None:
-    assert bad_events(row("x", bad=True), None) == dict.fromkeys(METRICS, False) | {"error": True}
+    assert bad_events(row("x", bad=True), None) == {"error": True, "slow": False, "guardrail": False, "empty": False}
     assert bad_events(row("x", first=2.0), 1.0)["slow"]
     assert bad_events(row("x", answer="  "), None)["empty"]
     assert bad_events(row("x") | {"guardrails": ["output:card"], "finish_reason": "content_filter"}, None)["guardrail"]
@@ -128,3 +128,49 @@ def test_bursts_that_hit_both_releases_alike_do_not_look_like_a_slow_release() -
             monitor.add(row("new" if r.random() < 0.1 else "old", first=0.2 if i // 10 in busy else 0.01, at=i * 0.1), 0.1)
         wrong += monitor.verdict()[0] == "rollback"
     assert wrong <= 4
+
+
+def said(identity: str, **opinion: object) -> dict[str, object]:
+    return {"interaction_id": identity, **opinion}
+
+
+def test_thumbs_down_and_low_scores_count_once_for_the_arm_that_answered() -> None:
+    monitor = Monitor("new", "old", RolloutConfig(judge_floor=0.4))
+    for i in range(10):
+        monitor.add(row("new" if i < 5 else "old") | {"id": str(i)}, 0.5)
+    for identity, rating in (("0", -1.0), ("0", -1.0), ("1", 1.0), ("7", "down"), ("unknown", -1.0), ("2", None)):
+        monitor.add_opinion("feedback", said(identity, rating=rating))
+    for identity, score in (("0", 0.39), ("1", 0.4), ("8", 0.0)):
+        monitor.add_opinion("judge", said(identity, score=score))
+    assert monitor.bad["feedback"] == {"canary": 1, "stable": 1}
+    assert monitor.bad["judge"] == {"canary": 1, "stable": 1}
+
+
+def test_users_who_dislike_a_release_take_it_back() -> None:
+    r, monitor = random.Random(3), Monitor("new", "old", RolloutConfig(step_requests=10**6, most_requests=10**6))
+    for i in range(600):
+        release = "new" if r.random() < 0.2 else "old"
+        monitor.add(row(release) | {"id": str(i)}, 0.2)
+        if r.random() < (0.3 if release == "new" else 0.02):
+            monitor.add_opinion("feedback", said(str(i), rating=-1.0))
+    assert monitor.verdict()[0] == "rollback"
+    assert monitor.verdict()[1].startswith("feedback: e-value")
+    assert monitor.opposite["feedback"].value < 1
+
+
+def test_mirrored_answers_count_in_a_shadow_phase_alone() -> None:
+    mirrored, live = row("new", bad=True) | {"variant": "shadow"}, row("old") | {"variant": "old"}
+    shadow, canary = Monitor("new", "old", RolloutConfig(), mirrored=True), Monitor("new", "old", RolloutConfig())
+    for monitor in (shadow, canary):
+        monitor.add(mirrored, 0.5)
+        monitor.add(live, 0.5)
+    assert shadow.counts == {"canary": 1, "stable": 1}
+    assert canary.counts == {"canary": 0, "stable": 1}
+
+
+def test_an_answer_that_another_release_had_to_give_counts_for_the_arm_it_was_assigned_to() -> None:
+    monitor = Monitor("new", "old", RolloutConfig())
+    monitor.add(row("old", bad=True) | {"variant": "new"}, 0.5)
+    monitor.add(row("old") | {"cache": "hit"}, 0.5)
+    assert monitor.counts == {"canary": 1, "stable": 0}
+    assert monitor.bad["error"] == {"canary": 1, "stable": 0}

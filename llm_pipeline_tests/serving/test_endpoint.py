@@ -120,13 +120,13 @@ def test_feedback_and_metrics(live: Live) -> None:
 
 
 def test_a_killed_engine_is_restarted_and_503_is_all_that_is_seen(live: Live) -> None:
-    engine = State(live.home.endpoint).engines()[live.release.id]
+    engine = State(live.home.endpoint).engines_of(live.release.id)[0]
     os.kill(engine.pid, signal.SIGKILL)
     seen = set()
 
     def back() -> bool:
         seen.add(post(live)[0])
-        now = State(live.home.endpoint).engines()[live.release.id]
+        now = State(live.home.endpoint).engines_of(live.release.id)[0]
         return now.restarts > engine.restarts and now.state == "ready" and post(live)[0] == 200
 
     until(back)
