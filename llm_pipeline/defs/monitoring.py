@@ -15,6 +15,7 @@ from llm_pipeline.monitoring import drift_report as drift
 from llm_pipeline.monitoring import interactions as log
 from llm_pipeline.monitoring import quality, usage
 from llm_pipeline.monitoring.drift import DriftRule, Vectors
+from llm_pipeline.monitoring.feedback import read_opinions
 from llm_pipeline.store import Home
 
 PLOTTED_DAYS = 30
@@ -43,10 +44,11 @@ class PriceConfig(dg.Config):
 
 @dg.asset(deps=["deployed_endpoint"], kinds={"lance"}, **COMMON)
 def interactions(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
-    """Requests and answers of one UTC day, from the gateway's segments; torn and repeated lines are counted, never used."""
+    """Requests, answers and what users said of one UTC day, from the gateway's segments; unusable lines are counted, never used."""
     place, day = home.open(), context.partition_key
     segments = log.read_segments(place.endpoint / "interactions")
-    table = log.interactions_table(segments.interactions, day)
+    opinions = read_opinions(place.endpoint / "feedback")
+    table = log.interactions_table(segments.interactions, day, opinions)
     version = place.lake.replace("interactions", day, table)
     return dg.MaterializeResult(
         metadata={
@@ -54,6 +56,8 @@ def interactions(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Ma
             "quarantined_lines": len(segments.quarantined),
             "quarantined_by_rule": segments.counts(),
             "quarantined": dg.MetadataValue.json(list(segments.quarantined)[:20]),
+            "with_feedback": sum(identity in opinions for identity in table["id"].to_pylist()),
+            "feedback_unmatched": len(opinions.keys() - {item.id for item in segments.interactions}),
             "days_in_log": dg.MetadataValue.json(segments.days()),
         },
         data_version=dg.DataVersion(version),
@@ -164,7 +168,8 @@ def embed(home: Home, texts: Sequence[str]) -> Vectors:
 
 @lru_cache(maxsize=2)
 def _cache(root: Path) -> Any:
-    from llm_pipeline.retrieval.embedding import Embedder, EmbeddingCache
+    from llm_pipeline.retrieval.embedding import Embedder
+    from llm_pipeline.retrieval.embedding_cache import EmbeddingCache
 
     return EmbeddingCache(root / "embeddings", Embedder())
 

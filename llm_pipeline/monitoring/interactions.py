@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from llm_pipeline.errors import ConfigError, InputError
+from llm_pipeline.monitoring.feedback import Opinion
 from llm_pipeline.records import Interaction
 
 SCHEMA = pa.schema(
@@ -34,9 +35,25 @@ SCHEMA = pa.schema(
         ("usage", pa.string()),
         ("seconds", pa.string()),
         ("guardrails", pa.string()),
+        ("key_id", pa.int64()),
+        ("variant", pa.string()),
+        ("prompt", pa.string()),
+        ("parameters", pa.string()),
+        ("guardrail_events", pa.string()),
+        ("cache", pa.string()),
+        ("cost", pa.float64()),
+        ("upstreams", pa.string()),
+        ("trace_id", pa.string()),
+        ("status", pa.int64()),
+        ("error", pa.string()),
+        ("scrubbed", pa.bool_()),
+        ("rating", pa.float64()),
+        ("comment", pa.string()),
+        ("correction", pa.string()),
     ]
 )
-_JSON = ("messages", "passages", "usage", "seconds", "guardrails")
+"""The last three are what users said (`feedback.py`); no rating is null."""
+_JSON = ("messages", "passages", "usage", "seconds", "guardrails", "prompt", "parameters", "guardrail_events", "upstreams")
 _REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "id": str,
     "received_at": str,
@@ -50,6 +67,23 @@ _REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "seconds": dict,
     "guardrails": list,
 }
+_OPTIONAL: Mapping[str, tuple[type, ...]] = {
+    "key_id": (int, type(None)),
+    "variant": (str,),
+    "prompt": (dict,),
+    "parameters": (dict,),
+    "guardrail_events": (list,),
+    "cache": (str,),
+    "cost": (int, float),
+    "upstreams": (list,),
+    "trace_id": (str,),
+    "span_id": (str,),
+    "parent_span_id": (str,),
+    "status": (int,),
+    "error": (str,),
+    "scrubbed": (bool,),
+}
+"""Fields that older gateways did not write; they get their defaults."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +124,10 @@ def read_segments(folder: Path) -> Segments:
     return Segments(good, bad)
 
 
-def interactions_table(interactions: Sequence[Interaction], day: str) -> pa.Table:
-    """The interactions of one UTC day as rows of `SCHEMA`, in time order (ties by id)."""
-    rows = [_row(item) for item in interactions if day_of(item) == day]
+def interactions_table(interactions: Sequence[Interaction], day: str, opinions: Mapping[str, Opinion] | None = None) -> pa.Table:
+    """The interactions of one UTC day as rows of `SCHEMA` with what users said, in time order (ties by id)."""
+    said = opinions or {}
+    rows = [_row(item, said.get(item.id, Opinion())) for item in interactions if day_of(item) == day]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -101,8 +136,8 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return next((str(message.get("content", "")) for message in reversed(messages) if message.get("role") == "user"), "")
 
 
-def _row(item: Interaction) -> dict[str, Any]:
-    row = asdict(item) | {"question": question_of(item.messages)}
+def _row(item: Interaction, said: Opinion) -> dict[str, Any]:
+    row = vars(item) | vars(said) | {"question": question_of(item.messages)}
     return row | {name: json.dumps(row[name], ensure_ascii=False, sort_keys=True) for name in _JSON}
 
 
@@ -132,8 +167,12 @@ def _interaction(raw: Any) -> Interaction:
             raise InputError(f"{name}: expected {kind}, received {type(raw.get(name)).__name__}")
     if any(not isinstance(message, dict) for message in raw["messages"]):
         raise InputError("messages: expected a list of objects")
+    for name, kinds in _OPTIONAL.items():
+        if name in raw and not isinstance(raw[name], kinds):
+            raise InputError(f"{name}: expected {' or '.join(kind.__name__ for kind in kinds)}, received {type(raw[name]).__name__}")
     user = raw.get("user")
-    item = Interaction(**{name: raw[name] for name in _REQUIRED}, user=None if user is None else str(user))
+    known = {name: raw[name] for name in (*_REQUIRED, *_OPTIONAL) if name in raw}
+    item = Interaction(**known, user=None if user is None else str(user))
     _instant(item.received_at)
     return item
 

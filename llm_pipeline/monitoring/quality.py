@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from llm_pipeline.monitoring.feedback import read_opinions
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -96,13 +98,5 @@ def _release_row(
 
 
 def read_feedback(folder: Path) -> dict[str, bool]:
-    """What users said about answers: JSON lines {"interaction": id, "good": true}; the last word counts, other lines do not."""
-    found: dict[str, bool] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_bytes().splitlines():
-            try:
-                said = json.loads(line)
-                found[str(said["interaction"])] = bool(said["good"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
+    """Interaction id -> whether the user was content, of the answers that somebody rated as good or bad."""
+    return {identity: said.rating > 0 for identity, said in read_opinions(folder).items() if said.rating}

@@ -24,6 +24,7 @@ _COLUMNS: list[tuple[str, Any]] = [
     ("completion_tokens", pa.int64()),
     ("cost", pa.float64()),
     ("cost_per_request", pa.float64()),
+    ("cache_hits", pa.int64()),
     ("first_token_p50", pa.float64()),
     ("first_token_p95", pa.float64()),
     ("total_p50", pa.float64()),
@@ -48,10 +49,14 @@ class Price:
 
 
 DEFAULT_PRICE = Price()
+_HITS = ("hit", "semantic")
 
 
 def usage_rows(interactions: Sequence[Mapping[str, Any]], price: Price = DEFAULT_PRICE) -> list[dict[str, Any]]:
-    """One row per release and key, most requests first; latencies are in seconds."""
+    """One row per release and key, most requests first; latencies are in seconds.
+
+    The cost is what the gateway recorded by the release's prices; `price` where it recorded none and a model was asked.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for item in interactions:
         groups.setdefault((str(item["release"]), str(item["key"])), []).append(item)
@@ -89,7 +94,7 @@ def _row(release: str, key: str, items: Sequence[Mapping[str, Any]], price: Pric
     usages = [json.loads(item["usage"]) for item in items]
     prompt = sum(int(usage.get("prompt_tokens") or 0) for usage in usages)
     completion = sum(int(usage.get("completion_tokens") or 0) for usage in usages)
-    cost = price.of(prompt, completion)
+    cost = sum(_cost(item, usage, price) for item, usage in zip(items, usages, strict=True))
     return {
         "release": release,
         "key": key,
@@ -98,8 +103,15 @@ def _row(release: str, key: str, items: Sequence[Mapping[str, Any]], price: Pric
         "completion_tokens": completion,
         "cost": cost,
         "cost_per_request": cost / len(items),
+        "cache_hits": sum(item.get("cache") in _HITS for item in items),
         "first_token_p50": latency(items, "first_token", 50),
         "first_token_p95": latency(items, "first_token", 95),
         "total_p50": latency(items, "total", 50),
         "total_p95": latency(items, "total", 95),
     }
+
+
+def _cost(item: Mapping[str, Any], usage: Mapping[str, Any], price: Price) -> float:
+    if item.get("cost") or item.get("cache") in _HITS:
+        return float(item.get("cost") or 0.0)
+    return price.of(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))

@@ -42,7 +42,7 @@ class CacheSettings:
 
     exact: bool = False
     semantic: bool = False
-    threshold: float = 0.95
+    threshold: float = 0.94
     """Least cosine similarity of two wordings; `cache_calibration.py` finds it for a stated rate of false hits."""
     ttl_seconds: float = 3600.0
     scope: Literal["labels", "key", "user"] = "labels"

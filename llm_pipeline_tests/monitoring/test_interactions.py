@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from llm_pipeline.curation.feedback import feedback_pairs
+from llm_pipeline.monitoring.feedback import Opinion, read_opinions
 from llm_pipeline.monitoring.interactions import SCHEMA, interactions_table, question_of, read_segments
 from llm_pipeline.records import Interaction
 from llm_pipeline.store import Home, table_hash
@@ -103,3 +105,44 @@ def test_the_question_is_what_the_user_said_last() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert question_of(turns) == "c"
     assert question_of([]) == ""
+
+
+def test_a_log_of_an_older_gateway_is_read_and_gets_the_defaults(tmp_path: Path) -> None:
+    older = {name: value for name, value in interaction("a").items() if name not in NEWER}
+    write(tmp_path / "a.jsonl", [older, interaction("b", cost=0.5, cache="hit", variant="B"), interaction("c", cost="much")])
+    segments = read_segments(tmp_path)
+    assert segments.counts() == {"bad_record": 1}
+    assert segments.quarantined[0]["detail"] == "cost: expected int or float, received str"
+    first, second = interactions_table(segments.interactions, "2026-01-02").to_pylist()
+    assert (first["cost"], first["cache"], first["rating"], first["scrubbed"]) == (0.0, "", None, False)
+    assert (second["cost"], second["cache"], second["variant"]) == (0.5, "hit", "B")
+    assert set(NEWER) >= set(SCHEMA.names) - set(older) - {"question", "rating", "comment", "correction"}
+
+
+NEWER = (
+    "key_id", "variant", "prompt", "parameters", "guardrail_events", "cache", "cost", "upstreams", "trace_id", "span_id", "parent_span_id",
+    "status", "error", "scrubbed",
+)  # fmt: skip
+
+
+def test_feedback_joins_by_id_and_becomes_preferences(tmp_path: Path) -> None:
+    write(tmp_path / "log" / "a.jsonl", [interaction(name) for name in "abc"])
+    said: list[dict[str, Any]] = [
+        {"interaction_id": "a", "rating": 1.0, "comment": "fine", "correction": "", "key": "k", "received_at": "1"},
+        {"interaction_id": "a", "rating": 1.0, "comment": "fine", "correction": "", "key": "k", "received_at": "2"},
+        {"interaction_id": "b", "rating": -1.0, "comment": "", "correction": "", "key": "k", "received_at": "3"},
+        {"interaction_id": "b", "rating": None, "comment": "", "correction": "no", "key": "k", "received_at": "4"},
+        {"interaction_id": "b", "rating": 0.0, "comment": "hm", "correction": "", "key": "other", "received_at": "5"},
+        {"interaction_id": "gone", "rating": 1.0, "comment": "", "correction": "", "key": "k", "received_at": "6"},
+    ]
+    write(tmp_path / "said" / "2-1.jsonl", said[3:])
+    write(tmp_path / "said" / "1-2.jsonl", said[:3], tail=b'{"interaction_id": "c", "ra')
+    opinions = read_opinions(tmp_path / "said")
+    assert opinions["a"] == Opinion(1.0, "fine", "")
+    assert opinions["b"] == Opinion(-0.5, "hm", "no")
+    assert set(opinions) == {"a", "b", "gone"}
+    rows = interactions_table(read_segments(tmp_path / "log").interactions, "2026-01-02", opinions).to_pylist()
+    assert [(row["rating"], row["correction"]) for row in rows] == [(1.0, ""), (-0.5, "no"), (None, "")]
+    pairs, unused = feedback_pairs(rows)
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("no", "yes")]
+    assert unused == {"no_counterpart": 1}

@@ -63,10 +63,22 @@ def test_a_day_without_traffic_has_empty_reports() -> None:
     assert latency([], "total", 50) is None
 
 
-def test_the_last_feedback_counts_and_bad_lines_do_not(tmp_path: Path) -> None:
-    lines = ['{"interaction": "1", "good": true}', '{"interaction": "1", "good": false}', "torn", "[]"]
+def test_the_last_rating_counts_and_bad_lines_do_not(tmp_path: Path) -> None:
+    lines = [
+        '{"interaction_id": "1", "rating": "up"}',
+        '{"interaction_id": "1", "rating": -1.0}',
+        "torn",
+        "[]",
+        '{"interaction_id": "2", "rating": 0}',
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     assert read_feedback(tmp_path) == {"1": False}
+
+
+def test_recorded_costs_win_over_the_price_list() -> None:
+    items = [item("1", cost=0.25, cache="miss"), item("2", cost=0.0, cache="hit"), item("3", cost=0.0, cache="miss")]
+    [row] = usage_rows(items, Price(1.0, 1.0))
+    assert (row["cost"], row["cache_hits"]) == (pytest.approx(0.25 + 110e-6), 1)
 
 
 def test_a_negative_price_is_refused() -> None:
