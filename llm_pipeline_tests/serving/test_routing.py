@@ -1,4 +1,22 @@
-from llm_pipeline.serving.routing import choose
+"""Sticky arms, replicas, and snapshots of a database that comes and goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from llm_pipeline.prompts import load_prompt
+from llm_pipeline.records import Release
+from llm_pipeline.serving.keys import Limits
+from llm_pipeline.serving.release import PROMPT
+from llm_pipeline.serving.routing import Balancer, Router, choose
+from llm_pipeline.serving.state import Engine, Spec, State
 
 USERS = [f"user-{i}" for i in range(4000)]
 
@@ -20,3 +38,100 @@ def test_another_release_is_tried_on_other_users() -> None:
     first = {user for user in USERS if choose({"a": 0.1, "old": 0.9}, user) == "a"}
     second = {user for user in USERS if choose({"b": 0.1, "old": 0.9}, user) == "b"}
     assert len(first & second) < len(first) / 2
+
+
+def test_replicas_share_requests_and_a_slow_one_gets_fewer() -> None:
+    balancer, urls = Balancer(), ["a", "b", "c"]
+    seen: Counter[str] = Counter()
+    for _ in range(30):
+        with balancer.pick(urls) as url:
+            seen[url] += 1
+    assert seen == {"a": 10, "b": 10, "c": 10}
+    with ExitStack() as stuck:
+        for _ in range(3):
+            stuck.enter_context(balancer.pick(urls))
+        busy = stuck.enter_context(balancer.pick(urls))
+        for _ in range(9):
+            with balancer.pick(urls) as url:
+                assert url != busy
+
+
+class Away(State):
+    """A database that can be taken away."""
+
+    away = False
+
+    def traffic_and_shadow(self) -> tuple[int, dict[str, float], str | None]:
+        if self.away:
+            raise OperationalError("select", {}, Exception("connection refused"))
+        return super().traffic_and_shadow()
+
+    def observe(self, component: str, revision: int, at: float | None = None) -> None:
+        if self.away:
+            raise OperationalError("update", {}, Exception("connection refused"))
+        super().observe(component, revision, at)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Away]:
+    found = Away(tmp_path)
+    found.keys.add("app", ["chat"], labels=["bank"], limits=Limits(requests_per_minute=5), expires_at=4e9)
+    yield found
+    found.close()
+
+
+def deployed(state: State, name: str, *, replicas: int = 1, states: tuple[str, ...] = ("ready",)) -> str:
+    release = Release(name, "p", None, "g", {"name": "transformers", "replicas": replicas})
+    identity = state.register(release, Spec(f"/{name}", asdict(load_prompt(PROMPT)), {}))
+    key = state.find(identity).engine
+    rows = [Engine(f"{key}-{n}", key, f"http://127.0.0.1:{n}", n, word, 0, "") for n, word in enumerate(states)]
+    state.put_engines([*(row for row in state.engines().values() if row.engine != key), *rows])
+    return identity
+
+
+def test_a_snapshot_has_the_replicas_that_are_ready(state: Away) -> None:
+    old, new = deployed(state, "old", states=("ready", "draining", "ready", "starting")), deployed(state, "new", states=("starting",))
+    state.set_traffic({old: 1.0}, "x", shadow=new)
+    router = Router(state)
+    snapshot = router.refresh()
+    assert snapshot.routes[old].urls == ("http://127.0.0.1:0", "http://127.0.0.1:2")
+    assert snapshot.routes[old].engine["name"] == "transformers"
+    assert (snapshot.shadow, snapshot.routes[new].url, snapshot.missing()) == (new, None, [])
+    router.report(snapshot)
+    assert state.observations()[router.name] == (snapshot.revision, snapshot.at)
+
+
+def test_without_the_database_the_last_snapshot_stays_and_a_new_gateway_takes_the_copy(state: Away) -> None:
+    old = deployed(state, "old")
+    state.set_traffic({old: 1.0}, "x")
+    router = Router(state)
+    known = router.refresh()
+    state.away = True
+    assert router.refresh() is known
+    router.report(known)
+    fresh = Router(state)
+    copy = fresh.refresh()
+    assert (copy.revision, copy.weights, copy.keys, copy.at) == (known.revision, known.weights, known.keys, known.at)
+    assert copy.routes[old].urls == known.routes[old].urls
+    assert copy.routes[old].prompt == known.routes[old].prompt
+    state.away = False
+    new = deployed(state, "new")
+    state.set_traffic({new: 1.0}, "y")
+    assert router.refresh().weights == fresh.refresh().weights == {new: 1.0}
+
+
+def test_the_copy_is_not_for_others_and_a_damaged_one_is_none(state: Away) -> None:
+    Router(state).refresh()
+    copy = state.folder / "desired.json"
+    assert copy.stat().st_mode & 0o077 == 0
+    copy.write_text('{"revision": 1')
+    state.away = True
+    assert Router(state).refresh().revision == -1
+
+
+def test_nothing_waits_long_for_a_server_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "endpoint.json").write_text('{"database": "postgresql://nobody@127.0.0.1:1/none"}')
+    state = State(tmp_path)
+    with pytest.raises(OperationalError, match="refused"):
+        state.traffic()
+    state.close()
