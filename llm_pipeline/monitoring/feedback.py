@@ -31,7 +31,7 @@ def read_opinions(folder: Path) -> dict[str, Opinion]:
     by_key: dict[str, dict[str, Opinion]] = defaultdict(dict)
     for row in sorted(_rows(folder), key=lambda row: str(row.get("received_at", ""))):
         opinions, key = by_key[row["interaction_id"]], str(row.get("key", ""))
-        said = {"rating": _rating(row.get("rating")), "comment": row.get("comment"), "correction": row.get("correction")}
+        said: dict[str, Any] = {"rating": _rating(row.get("rating")), "comment": row.get("comment"), "correction": row.get("correction")}
         opinions[key] = replace(opinions.pop(key, Opinion()), **{name: value for name, value in said.items() if value not in (None, "")})
     return {identity: _joined(list(opinions.values())) for identity, opinions in by_key.items()}
 

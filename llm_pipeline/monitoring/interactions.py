@@ -20,39 +20,38 @@ from llm_pipeline.errors import ConfigError, InputError
 from llm_pipeline.monitoring.feedback import Opinion
 from llm_pipeline.records import Interaction
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("received_at", pa.string()),
-        ("release", pa.string()),
-        ("key", pa.string()),
-        ("user", pa.string()),
-        ("question", pa.string()),
-        ("answer", pa.string()),
-        ("finish_reason", pa.string()),
-        ("messages", pa.string()),
-        ("passages", pa.string()),
-        ("usage", pa.string()),
-        ("seconds", pa.string()),
-        ("guardrails", pa.string()),
-        ("key_id", pa.int64()),
-        ("variant", pa.string()),
-        ("prompt", pa.string()),
-        ("parameters", pa.string()),
-        ("guardrail_events", pa.string()),
-        ("cache", pa.string()),
-        ("cost", pa.float64()),
-        ("upstreams", pa.string()),
-        ("trace_id", pa.string()),
-        ("status", pa.int64()),
-        ("error", pa.string()),
-        ("scrubbed", pa.bool_()),
-        ("rating", pa.float64()),
-        ("comment", pa.string()),
-        ("correction", pa.string()),
-    ]
-)
+_COLUMNS: list[tuple[str, Any]] = [
+    ("id", pa.string()),
+    ("received_at", pa.string()),
+    ("release", pa.string()),
+    ("key", pa.string()),
+    ("user", pa.string()),
+    ("question", pa.string()),
+    ("answer", pa.string()),
+    ("finish_reason", pa.string()),
+    ("messages", pa.string()),
+    ("passages", pa.string()),
+    ("usage", pa.string()),
+    ("seconds", pa.string()),
+    ("guardrails", pa.string()),
+    ("key_id", pa.int64()),
+    ("variant", pa.string()),
+    ("prompt", pa.string()),
+    ("parameters", pa.string()),
+    ("guardrail_events", pa.string()),
+    ("cache", pa.string()),
+    ("cost", pa.float64()),
+    ("upstreams", pa.string()),
+    ("trace_id", pa.string()),
+    ("status", pa.int64()),
+    ("error", pa.string()),
+    ("scrubbed", pa.bool_()),
+    ("rating", pa.float64()),
+    ("comment", pa.string()),
+    ("correction", pa.string()),
+]
 """The last three are what users said (`feedback.py`); no rating is null."""
+SCHEMA = pa.schema(_COLUMNS)
 _JSON = ("messages", "passages", "usage", "seconds", "guardrails", "prompt", "parameters", "guardrail_events", "upstreams")
 _REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "id": str,

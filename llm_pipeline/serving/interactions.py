@@ -150,6 +150,7 @@ class SegmentWriter:
             self._torn = True
             with suppress(OSError):  # half a line would spoil the next one
                 self._file.truncate(start)
+                self._file.seek(start)  # else the next failure would truncate to beyond the end, which writes zeros
                 self._torn = False
             raise
 

@@ -1,18 +1,56 @@
-import asyncio
-import json
-from pathlib import Path
+"""The interaction log: durable when it says so, whatever happens to the disk or the process, and scrubbed when asked."""
 
-from llm_pipeline.serving.interactions import SegmentWriter, latest_rows, mark, rows_since
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_pipeline.errors import ConfigError
+from llm_pipeline.monitoring.interactions import read_segments
+from llm_pipeline.serving.interactions import LogSettings, SegmentWriter, latest_rows, mark, rows_since
+from llm_pipeline_tests.serving.test_cache import answered
+
+
+def ids(folder: Path) -> list[Any]:
+    return [row["id"] for row in rows_since(folder, {})]
 
 
 def test_rows_are_on_disk_when_append_returns(tmp_path: Path) -> None:
     async def write() -> None:
         writer = SegmentWriter(tmp_path)
-        await asyncio.gather(*(writer.append({"id": i, "text": "é\ud800"}) for i in range(200)))
+        await asyncio.gather(*(writer.append({"id": i, "text": "é\ud800", "big": 1 << 70}) for i in range(200)))
         assert {json.loads(line)["id"] for line in writer.path.read_bytes().splitlines()} == set(range(200))
         writer.close()
 
     asyncio.run(write())
+
+
+def test_an_interaction_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    item = replace(
+        answered("5 €"), messages=[{"role": "user", "content": "Fee?"}], key_id=7, variant="B", cost=0.25, cache="miss", status=200,
+        guardrail_events=[{"rule": "input:x", "action": "flag", "score": 0.5}], upstreams=[{"name": "small", "status": 200}],
+        prompt={"id": "p"}, parameters={"temperature": 0.0}, trace_id="a" * 32, span_id="b" * 16, user="ann",
+    )  # fmt: skip
+
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path)
+        await writer.append(item)
+        writer.close()
+
+    asyncio.run(write())
+    assert read_segments(tmp_path).interactions == [item]
 
 
 def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
@@ -32,3 +70,183 @@ def test_rows_after_a_mark_and_the_latest_over_segments(tmp_path: Path) -> None:
     assert [row["id"] for row in rows_since(tmp_path, marks)] == [3]
     assert [row["id"] for row in latest_rows(tmp_path, 2)] == [2, 3]
     assert [row["id"] for row in latest_rows(tmp_path, 9)] == [1, 2, 3]
+
+
+def test_segments_end_at_their_size_and_nothing_is_lost_between_them(tmp_path: Path) -> None:
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, LogSettings(segment_bytes=200))
+        for i in range(30):
+            await writer.append({"id": i, "text": "x" * 50})
+        writer.close()
+
+    asyncio.run(write())
+    assert len(list(tmp_path.glob("*.jsonl"))) > 5
+    assert ids(tmp_path) == list(range(30))
+    assert all(path.stat().st_size < 300 for path in tmp_path.glob("*.jsonl"))
+
+
+def test_segments_end_at_their_age_but_never_empty(tmp_path: Path) -> None:
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, LogSettings(segment_seconds=1e-9))
+        for i in range(3):
+            await writer.append({"id": i})
+        writer.close()
+
+    asyncio.run(write())
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
+    assert ids(tmp_path) == [0, 1, 2]
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """A full disk, as far as this process can tell (Python turns the signal into EFBIG)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_refuses_loses_nothing_and_recovers_by_itself(tmp_path: Path) -> None:
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path)
+        await writer.append({"id": "before"})
+        with no_file_longer_than(writer.path.stat().st_size + 20):  # part of a row fits
+            for _ in range(2):
+                with pytest.raises(OSError, match="File too large"):
+                    await writer.append({"id": "refused", "text": "x" * 100})
+        await writer.append({"id": "after"})
+        writer.close()
+
+    asyncio.run(write())
+    assert ids(tmp_path) == ["before", "after"]
+    assert read_segments(tmp_path).counts().get("torn") is None
+
+
+def test_a_disk_that_is_full_when_a_segment_must_end_goes_on_in_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, LogSettings(segment_bytes=1))
+        await writer.append({"id": 1})
+
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "_open", full)
+            await writer.append({"id": 2})
+        await writer.append({"id": 3})
+        writer.close()
+
+    asyncio.run(write())
+    assert ids(tmp_path) == [1, 2, 3]
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+def test_a_disk_that_hangs_fills_the_queue_to_its_end_and_no_further(tmp_path: Path) -> None:
+    hanging, entered = threading.Event(), threading.Event()
+
+    def hang(rows: Sequence[Mapping[str, Any]]) -> None:
+        entered.set()
+        hanging.wait(30)
+
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, LogSettings(most_waiting=2), also=hang)
+        await writer.append({"id": 0})
+        await asyncio.to_thread(entered.wait, 30)
+        waiting = [writer.submit({"id": i}) for i in (1, 2)]
+        with pytest.raises(OSError, match="2 rows wait for the disk"):
+            await writer.append({"id": 3})
+        hanging.set()
+        await asyncio.gather(*waiting)
+        writer.close()
+
+    asyncio.run(write())
+    assert ids(tmp_path) == [0, 1, 2]
+
+
+def test_what_follows_the_log_gets_durable_rows_and_cannot_harm_it(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def follow(rows: Sequence[Mapping[str, Any]]) -> None:
+        assert {row["id"] for row in rows} <= set(ids(tmp_path))
+        seen.extend(row["id"] for row in rows)
+        raise RuntimeError("no business of the log's")
+
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, also=follow)
+        for i in range(3):
+            await writer.append({"id": i})
+        writer.close()
+
+    asyncio.run(write())
+    assert seen == ids(tmp_path) == [0, 1, 2]
+
+
+def test_personal_data_never_reaches_the_disk_when_the_setting_says_so(tmp_path: Path) -> None:
+    secret = "mary.poppins@example.org"
+    followed: list[Mapping[str, Any]] = []
+    item = replace(
+        answered(f"I wrote to {secret}."),
+        user=secret,
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": f"Mail {secret} about order 17"}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "send", "arguments": f'"{secret}"'}}]},
+        ],
+    )
+
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, LogSettings(scrub="pii"), also=followed.extend)
+        await asyncio.gather(
+            writer.append(item), writer.append({"interaction_id": "i", "comment": secret, "correction": f"Ask {secret}", "rating": 1})
+        )
+        writer.close()
+
+    asyncio.run(write())
+    text = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+    assert "poppins" not in text + json.dumps(followed)
+    first, second = rows_since(tmp_path, {})
+    assert first["messages"][1]["content"] == [{"type": "text", "text": "Mail [EMAIL] about order 17"}]
+    assert first["messages"][2]["tool_calls"][0]["function"] == {"name": "send", "arguments": '"[EMAIL]"'}
+    assert (first["answer"], first["user"], first["scrubbed"]) == ("I wrote to [EMAIL].", "[EMAIL]", True)
+    assert (second["comment"], second["correction"], second["rating"]) == ("[EMAIL]", "Ask [EMAIL]", 1)
+    assert item.answer == f"I wrote to {secret}."  # what is replied is not touched
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from llm_pipeline.serving.interactions import LogSettings, SegmentWriter
+
+async def client(writer, name):
+    for i in range(10**9):
+        await writer.append({"id": f"{name}-{i}", "text": "x" * 300})
+        print(f"{name}-{i}", flush=True)  # what a gateway does with its reply
+
+async def main():
+    writer = SegmentWriter(Path(sys.argv[1]), LogSettings(segment_bytes=20_000))
+    await asyncio.gather(*(client(writer, name) for name in range(16)))
+
+asyncio.run(main())
+"""
+
+
+def test_kill_9_under_load_loses_no_acknowledged_row(tmp_path: Path) -> None:
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline().strip() for _ in range(400)]
+        process.kill()
+        acknowledged += [line.strip() for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        process.wait()
+        process.stdout.close()
+        assert len(acknowledged) >= 400
+        assert set(acknowledged) <= set(ids(tmp_path))
+        for path in tmp_path.glob("*.jsonl"):
+            path.unlink()
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="expected positive sizes"):
+        LogSettings(segment_bytes=0)
