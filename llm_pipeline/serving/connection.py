@@ -47,6 +47,7 @@ def server_options(protection: Protection, tls: Tls | None = None) -> dict[str, 
         "timeout_keep_alive": math.ceil(protection.keep_alive_seconds),
         "headers": secure_headers(protection, tls is not None),
         "server_header": False,
+        "log_config": None,  # uvicorn's messages go where all others go
         **({"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.private_key)} if tls else {}),
     }
 

@@ -125,9 +125,12 @@ class Keys:
     def change(self, key: int, **values: Any) -> None:
         """Give a key in force other `labels`, `limits` or another `expires_at`."""
         plain = {name: asdict(value) if isinstance(value, Limits) else value for name, value in values.items()}
+        mine = (_keys.c.id == key) & _in_force(time.time())
         with self._db.begin() as db:
-            if not db.execute(sa.update(_keys).where(_keys.c.id == key, _in_force(time.time())).values(**plain)).rowcount:
+            if db.execute(sa.select(_keys.c.id).where(mine)).first() is None:
                 raise MissingError(f"no key {key} in force")
+            if plain:
+                db.execute(sa.update(_keys).where(mine).values(**plain))
 
     def revoke(self, which: str | int) -> int:
         """Take back the key of this id, or every key of this name; how many there were."""

@@ -22,6 +22,7 @@ from llm_pipeline.serving.database import metadata
 REQUESTS, TOKENS, CONCURRENT, MONTH_TOKENS, MONTH_COST = KINDS = ("requests", "tokens", "concurrent", "month_tokens", "month_cost")
 MONTHLY = (MONTH_TOKENS, MONTH_COST)
 WINDOW_SECONDS = {REQUESTS: 60.0, TOKENS: 60.0}
+MICRO = 1_000_000
 DEAD_SECONDS = 30.0
 SHARE = 8
 """Beyond what requests wait for, a process is lent at most this part of what is left: leases shrink near the limit."""
@@ -102,12 +103,6 @@ class Ledger:
             self._write(db, orders, answers, now)
         return answers
 
-    def used(self, key: int, now: float) -> dict[str, int]:
-        """What is known to be used of a key's monthly budgets; what processes hold is not in it."""
-        with self._db.begin() as db:
-            query = sa.select(_used.c.kind, _used.c.units).where(_used.c.key == key, _used.c.month == month_of(now))
-            return {row.kind: row.units for row in db.execute(query)}
-
     def _read(self, db: sa.Connection, keys: set[int], now: float) -> tuple[dict[tuple[int, str], dict[str, Any]], dict[Any, int]]:
         rows: dict[tuple[int, str], dict[str, Any]] = {}
         for row in db.execute(sa.select(_held).where(_held.c.key.in_(keys))):
@@ -147,6 +142,13 @@ class Ledger:
         _spend(db, ((row.key, row.kind, row.units) for row in gone if row.kind in MONTHLY), now)
         for row in gone:
             db.execute(sa.delete(_held).where(_held.c.key == row.key, _held.c.kind == row.kind, _held.c.owner == row.owner))
+
+
+def used(db: sa.Engine, key: int, now: float) -> dict[str, int]:
+    """What is known to be used of a key's monthly budgets; what processes hold is not in it."""
+    with db.begin() as connection:
+        query = sa.select(_used.c.kind, _used.c.units).where(_used.c.key == key, _used.c.month == month_of(now))
+        return {row.kind: row.units for row in connection.execute(query)}
 
 
 def month_of(now: float) -> str:

@@ -31,6 +31,7 @@ from llm_pipeline.serving.leases import (
     CONCURRENT,
     DEAD_SECONDS,
     KINDS,
+    MICRO,
     MONTH_COST,
     MONTH_TOKENS,
     MONTHLY,
@@ -50,7 +51,6 @@ TRUST_SECONDS = DEAD_SECONDS * 2 / 3
 WAIT_SECONDS = 3.0
 ATTEMPTS = 4
 NO_LIMITS = Limits()
-MICRO = 1_000_000
 
 
 @dataclass(frozen=True)

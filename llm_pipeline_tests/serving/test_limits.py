@@ -19,8 +19,10 @@ from llm_pipeline.serving.asgi import HttpError
 from llm_pipeline.serving.database import open_database
 from llm_pipeline.serving.keys import Key, Limits
 from llm_pipeline.serving.leases import DEAD_SECONDS, Ledger, Order, month_ends
+from llm_pipeline.serving.leases import used as used_of
 from llm_pipeline.serving.limits import Limiter, LimitError
 
+PAUSES = (0, 0, 0, 0, 1, 7, 30)
 START = 1_800_000_000.0
 
 
@@ -165,7 +167,7 @@ def test_budgets_of_a_month_survive_a_restart_and_end_with_it(db: sa.Engine) -> 
             assert await asked(limiter, key, 500, used=400, cost=0.1) is None
         clock.now += 3600
         async with limiters(db, clock) as (limiter,):
-            assert Ledger(db, "reader").used(1, clock.now) == {"month_tokens": 400, "month_cost": 100_000}
+            assert used_of(db, 1, clock.now) == {"month_tokens": 400, "month_cost": 100_000}
             error = await asked(limiter, key, 601)
             assert error is not None
             assert error.code == "quota_exceeded"
@@ -174,7 +176,7 @@ def test_budgets_of_a_month_survive_a_restart_and_end_with_it(db: sa.Engine) -> 
             refused = await asked(limiter, key, 100)
             assert refused is not None
             assert "a cost of 0.5 a month" in refused.message
-            while Ledger(db, "reader").used(1, clock.now)["month_tokens"] < 500:
+            while used_of(db, 1, clock.now)["month_tokens"] < 500:
                 await asyncio.sleep(0.01)
             clock.now = month_ends(clock.now) + 1
             assert await asked(limiter, key, 1000) is None
@@ -195,7 +197,7 @@ def test_what_a_killed_process_held(db: sa.Engine) -> None:
     assert seen(DEAD_SECONDS - 1) == [0, 0, 0]
     assert seen(DEAD_SECONDS + 1) == [8, 0, 0]
     assert seen(DEAD_SECONDS + 61) == [8, 8, 0]
-    assert dead.used(1, START) == {"month_tokens": 8}
+    assert used_of(db, 1, START) == {"month_tokens": 8}
     [answer] = dead.sync([Order(1, "month_tokens", 8, busy=0, stock=8, needs=(1,))], START + 200)
     assert answer.lost
     assert answer.granted == 0
@@ -237,7 +239,9 @@ def test_without_the_database_a_process_spends_what_it_holds_and_then_says_503(d
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     limit=st.integers(1, 60),
-    steps=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(0, 12), st.sampled_from([0, 0, 0, 0, 1, 7, 30])), max_size=40),
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(0, 12), st.sampled_from([0, 0, 0, 0, 1, 7, 30])), max_size=40
+    ),
 )
 def test_no_minute_holds_more_than_the_limit(tmp_path_factory: pytest.TempPathFactory, limit: int, steps: list[tuple[int, ...]]) -> None:
     """Three processes, any requests, any settlement up to what was asked, any pauses."""
@@ -254,7 +258,7 @@ def test_no_minute_holds_more_than_the_limit(tmp_path_factory: pytest.TempPathFa
         for at, _ in done:
             assert sum(used for when, used in done if at <= when < at + 60) <= limit
         assert sum(used for _, used in done) <= 3 * limit
-        counted = Ledger(db, "reader").used(1, clock.now).get("month_tokens", 0)
+        counted = used_of(db, 1, clock.now).get("month_tokens", 0)
         assert counted >= sum(used for _, used in done)
         if clock.now - START < DEAD_SECONDS:  # else one of them may have been given up, and its stock counted
             assert counted == sum(used for _, used in done)
@@ -305,7 +309,7 @@ def _processes(where: str) -> int:
 def test_three_processes_admit_exactly_the_limit_together(tmp_path: Path) -> None:
     db = open_database(tmp_path)
     assert _processes(str(tmp_path)) == 200
-    assert Ledger(db, "reader").used(1, time.time()) == {"month_tokens": 1400}
+    assert used_of(db, 1, time.time()) == {"month_tokens": 1400}
 
 
 @pytest.mark.slow
@@ -313,5 +317,5 @@ def test_the_same_on_postgresql(postgres: str) -> None:
     where = postgres.replace("postgresql://", "postgresql+psycopg2://")
     db = open_database(where)
     assert _processes(where) == 200
-    assert Ledger(db, "reader").used(1, time.time()) == {"month_tokens": 1400}
+    assert used_of(db, 1, time.time()) == {"month_tokens": 1400}
     db.dispose()
