@@ -42,3 +42,8 @@ def postgres_url() -> str | None:
     """The address of a PostgreSQL for Dagster's records; `postgresql://` alone would name a driver that is not installed."""
     url = os.environ.get("LLM_PIPELINE_POSTGRES_URL") or None
     return url.replace("postgresql://", "postgresql+psycopg2://", 1) if url else None
+
+
+def endpoint_database() -> str | None:
+    """The address of the endpoint's database, `postgresql://...`, when it is not to be a file in the home."""
+    return os.environ.get("LLM_PIPELINE_ENDPOINT_DATABASE") or None

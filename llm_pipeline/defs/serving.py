@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from llm_pipeline.defs.resources import HomeResource
+from llm_pipeline.defs.resources import HomeResource, endpoint_database
 from llm_pipeline.errors import ContractError
 from llm_pipeline.store import Artifact
 
@@ -23,12 +23,21 @@ class ReleaseConfig(dg.Config):
     threads: int = 1
     dtype: str = "float32"
     kv_megabytes: int = 256
+    replicas: int = 1
+    """Engine processes that share the release's requests."""
 
 
 class RolloutSettings(dg.Config):
     """How traffic moves (see `llm_pipeline.serving.canary.RolloutConfig`)."""
 
     strategy: str = "auto"
+    """auto, all_at_once, blue_green, rolling, canary, shadow or ab."""
+    share: float = 0.5
+    """ab: the new release's share of the users."""
+    shadow_requests: int = 0
+    """canary: mirrored requests to judge before anybody is answered by the new release."""
+    gateways: int = 1
+    """Gateway processes behind the endpoint's port, when this starts it."""
     min_requests: int = 200
     """Requests, of both releases together, to judge in each step of a canary."""
     max_seconds: float = 600.0
@@ -48,6 +57,8 @@ def release(config: ReleaseConfig, home: HomeResource) -> dg.MaterializeResult[A
     from llm_pipeline.serving.release import make_release
 
     engine = {"name": "transformers", "threads": config.threads, "dtype": config.dtype, "kv_megabytes": config.kv_megabytes}
+    if config.replicas > 1:
+        engine["replicas"] = config.replicas
     try:
         made = make_release(home.open(), engine, retrieval=config.retrieval, passages=config.passages)
     except ContractError as error:
@@ -61,11 +72,13 @@ def deployed_endpoint(context: dg.AssetExecutionContext, config: RolloutSettings
 
     Starts the endpoint when none runs; it outlives this run (`llm-pipeline endpoint down` ends it).
     """
+    from llm_pipeline.config import build
     from llm_pipeline.serving.canary import RolloutConfig
     from llm_pipeline.serving.release import roll_out
 
     place = home.open()
-    settings = RolloutConfig(strategy=config.strategy, step_requests=config.min_requests, max_seconds=config.max_seconds)  # type: ignore[arg-type]
+    given = {name: getattr(config, name) for name in ("strategy", "share", "shadow_requests", "max_seconds")}
+    settings = build(RolloutConfig, given | {"step_requests": config.min_requests}, "rollout")
     said: list[str] = []
 
     def report(rollout: Any) -> None:
@@ -74,11 +87,25 @@ def deployed_endpoint(context: dg.AssetExecutionContext, config: RolloutSettings
             said.append(words)
             context.log.info(words)
 
-    made = roll_out(place, place.artifacts.named("release"), settings, replay=config.replay, each=report)
+    where: dict[str, Any] = {"database": endpoint_database(), "gateways": config.gateways}
+    made = roll_out(place, place.artifacts.named("release"), settings, replay=config.replay, each=report, **where)
     record = made.json("rollout.json")
-    if record["status"] != "promoted":
+    if record["status"] != {"shadow": "held", "ab": "running"}.get(config.strategy, "promoted") and record["status"] != "promoted":
         raise dg.Failure(f"rollout {record['id']} {record['status']}: {record['evidence'].get('reason')}", allow_retries=False)
     shown = {"status": record["status"], "url": record["url"], "rollout": record["id"], "evidence": record["evidence"]}
+    return dg.MaterializeResult(metadata=_metadata(made, shown), data_version=dg.DataVersion(made.id))
+
+
+@dg.asset(group_name="serving", kinds={"openai"}, owners=OWNERS, tags={"cost": "low"})
+def rollback(home: HomeResource) -> dg.MaterializeResult[Any]:
+    """All traffic back to the release before the current one, whose engine is still warm. Nothing materialises it but a person."""
+    from llm_pipeline.serving.release import roll_back
+
+    made = roll_back(home.open())
+    record = made.json("rollout.json")
+    if record["status"] != "promoted":
+        raise dg.Failure(f"rollback {record['id']} {record['status']}: {record['evidence'].get('reason')}", allow_retries=False)
+    shown = {"release": record["release"], "seconds": record["evidence"]["seconds"], "rollout": record["id"]}
     return dg.MaterializeResult(metadata=_metadata(made, shown), data_version=dg.DataVersion(made.id))
 
 
@@ -115,4 +142,4 @@ def _metadata(made: Artifact, content: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "dagster/uri": str(made.path), "artifact": made.id, "reused": made.reused}
 
 
-defs = dg.Definitions(assets=[release, deployed_endpoint], asset_checks=[served_parity])
+defs = dg.Definitions(assets=[release, deployed_endpoint, rollback], asset_checks=[served_parity])

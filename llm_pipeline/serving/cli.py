@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llm_pipeline.serving import cli_keys
 from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -16,17 +17,19 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 @app.command()
 def up(
-    port: Annotated[int | None, typer.Option(help="The gateway's port; default 8088 when free, else any.")] = None,
+    port: Annotated[int | None, typer.Option(help="The gateways' port; default 8088 when free, else any.")] = None,
+    gateways: Annotated[int | None, typer.Option(help="Gateway processes behind that port; default 1.")] = None,
+    database: Annotated[str | None, typer.Option(help="postgresql://... for its state; default a file.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start the endpoint (nothing happens when it runs) and print its URL and the local key.
 
-    Example: llm-pipeline endpoint up --port 8088
+    Port, gateways and database are kept for later starts. Example: llm-pipeline endpoint up --port 8088 --gateways 2
     """
     from llm_pipeline.serving.client import ensure_up
 
-    found = ensure_up(open_home(home), port)
+    found = ensure_up(open_home(home), port, database=database, gateways=gateways)
     show({"url": found.url, "key": found.key}, as_json)
 
 
@@ -56,32 +59,57 @@ def rollback(
     home: HomeOption = None, wait: Annotated[float, typer.Option(help="Seconds to wait for it.")] = 120.0, as_json: JsonOption = False
 ) -> None:
     """Give all traffic back to the release before the current one. Example: llm-pipeline endpoint rollback"""
-    from llm_pipeline.serving import client
+    from llm_pipeline.serving.release import roll_back
 
-    place = open_home(home)
-    ended = client.wait(place, client.rollback(place), wait)
-    show({"rollout": ended.id, "release": ended.release, "status": ended.status}, as_json)
+    record = roll_back(open_home(home), wait).json("rollout.json")
+    shown = {"rollout": record["id"], "release": record["release"], "status": record["status"], "seconds": record["evidence"]["seconds"]}
+    show(shown, as_json)
+    raise typer.Exit(0 if record["status"] == "promoted" else 1)
 
 
 @app.command()
-def key(
-    name: Annotated[str, typer.Argument(help="Who the key is for; it appears in every interaction.")],
-    scope: Annotated[list[str] | None, typer.Option(help="chat, feedback, simulate, admin; may be repeated.")] = None,
-    revoke: Annotated[bool, typer.Option("--revoke", help="Take back every key of this name instead.")] = False,
+def rollout(
+    strategy: Annotated[str, typer.Option(help="auto, all_at_once, blue_green, rolling, canary, shadow or ab.")] = "auto",
+    share: Annotated[float, typer.Option(help="ab: the new release's share of the users.")] = 0.5,
+    requests: Annotated[int, typer.Option(help="Requests to judge in each step of a canary.")] = 200,
+    shadow_requests: Annotated[int, typer.Option(help="canary: mirrored requests to judge first.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Most seconds for all of it.")] = 900.0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an API key, shown this once, or revoke one.
+    """Move traffic to the newest release; exit code 1 when it was not promoted (or, for shadow and ab, did not get that far).
 
-    Examples: llm-pipeline endpoint key mobile-app --scope chat / llm-pipeline endpoint key mobile-app --revoke
+    Examples: llm-pipeline endpoint rollout --strategy canary / llm-pipeline endpoint rollout --strategy ab --share 0.2
     """
-    from llm_pipeline.serving.state import State
+    from llm_pipeline.config import build
+    from llm_pipeline.serving.canary import RolloutConfig
+    from llm_pipeline.serving.release import roll_out
 
-    state = State(open_home(home).endpoint)
-    if revoke:
-        show({"revoked": state.keys.revoke(name)}, as_json)
-    else:
-        show({"name": name, "key": state.keys.add(name, scope or ["chat", "feedback"])}, as_json)
+    given = {"strategy": strategy, "share": share, "step_requests": requests, "shadow_requests": shadow_requests, "max_seconds": seconds}
+    place = open_home(home)
+    record = roll_out(place, place.artifacts.named("release"), build(RolloutConfig, given, "options")).json("rollout.json")
+    show({"rollout": record["id"], "release": record["release"], "status": record["status"], "evidence": record["evidence"]}, as_json)
+    raise typer.Exit(0 if record["status"] in ("promoted", {"shadow": "held", "ab": "running"}.get(strategy)) else 1)
+
+
+@app.command()
+def decide(
+    release: Annotated[str, typer.Argument(help="The release that all users get from now on: one of the two under test.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End the A/B test under way; `llm-pipeline endpoint status` shows what was seen of both.
+
+    Example: llm-pipeline endpoint decide 1f0c6c1d2a3b4e5f
+    """
+    from llm_pipeline.serving import client
+
+    place = open_home(home)
+    ended = client.wait(place, client.decide(place, release), 120)
+    show({"rollout": ended.id, "release": ended.release, "status": ended.status}, as_json)
+
+
+cli_keys.register(app)
 
 
 @app.command(context_settings=PASSED_ON)

@@ -86,13 +86,16 @@ def deploy(home: Home, release: Release, spec: Spec, config: RolloutConfig = Rol
 
 
 def wait(home: Home, rollout: int, timeout: float = 900.0, each: Callable[[Rollout], None] | None = None) -> Rollout:
-    """Wait until a rollout is finished, calling `each` often meanwhile; how it ended is its `status`."""
+    """Wait until a rollout is finished (or is an A/B test that runs until somebody decides), calling `each` often meanwhile.
+
+    How it ended is its `status`.
+    """
     state, deadline = State(home.endpoint), time.monotonic() + timeout
     while time.monotonic() < deadline:
         current = state.rollout(rollout)
         if current is None:
             raise EndpointError(f"no rollout {rollout} in {home.endpoint}")
-        if current.finished:
+        if current.finished or current.status == "running":
             return current
         if not is_up(home):
             raise EndpointError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llm_pipeline.config import build
-from llm_pipeline.errors import ContractError
+from llm_pipeline.errors import ContractError, MissingError
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, load_prompt
 from llm_pipeline.records import Release
@@ -75,11 +76,21 @@ def spec_of(model: Path, prompt: Prompt, policy: Policy, index: Path | None = No
 
 
 def roll_out(
-    home: Home, artifact: Artifact, config: RolloutConfig, *, replay: int = 0, each: Callable[[Rollout], None] | None = None
+    home: Home,
+    artifact: Artifact,
+    config: RolloutConfig,
+    *,
+    replay: int = 0,
+    each: Callable[[Rollout], None] | None = None,
+    database: str | None = None,
+    gateways: int | None = None,
 ) -> Artifact:
-    """Move traffic to a release and record what was seen in rollout.json; one that has all traffic already is left as it is."""
+    """Move traffic to a release and record what was seen in rollout.json; one that has all traffic already is left as it is.
+
+    `database` and `gateways` are for an endpoint that does not run yet.
+    """
     release, spec = resolve(home, artifact)
-    endpoint = client.ensure_up(home)
+    endpoint = client.ensure_up(home, database=database, gateways=gateways)
     state = State(home.endpoint)
     current = state.rollout()
     if current is not None and current.release == release.id and current.status == "promoted" and state.traffic()[1] == {release.id: 1.0}:
@@ -92,21 +103,37 @@ def roll_out(
         rollout.evidence.update(seconds=round(time.monotonic() - began, 1), replayed=load.sent)
     if rollout.status == "promoted":
         _crown(home, release)
-    record = asdict(rollout) | {"evidence": {k: v for k, v in rollout.evidence.items() if k != "marks"}, "url": endpoint.url}
+    return _recorded(home, "deployed_endpoint", rollout, endpoint.url)
+
+
+def roll_back(home: Home, timeout: float = 120.0) -> Artifact:
+    """Give all traffic back to the release before, wait until every gateway acts on it, and record it (rollout.json)."""
+    began = time.monotonic()
+    rollout = client.wait(home, client.rollback(home), timeout)
+    rollout.evidence["seconds"] = round(time.monotonic() - began, 3)
+    release = State(home.endpoint).find(rollout.release).release
+    if rollout.status == "promoted":
+        with suppress(MissingError):  # a release of a model that is none of our artefacts has no champion to be
+            _crown(home, release)
+    return _recorded(home, "rollback", rollout, client.endpoint(home).url)
+
+
+def _recorded(home: Home, name: str, rollout: Rollout, url: str) -> Artifact:
+    record = asdict(rollout) | {"evidence": {k: v for k, v in rollout.evidence.items() if k != "marks"}, "url": url}
 
     def make(folder: Path) -> Mapping[str, Any]:
         write_atomically(folder / "rollout.json", json.dumps(record, indent=1, sort_keys=True, default=str))
-        return {"status": rollout.status, "release": release.id}
+        return {"status": rollout.status, "release": rollout.release}
 
-    return home.artifacts.build("deployed_endpoint", {"release": release.id, "rollout": rollout.id, "asked_at": rollout.created_at}, make)
+    return home.artifacts.build(name, {"release": rollout.release, "rollout": rollout.id, "asked_at": rollout.created_at}, make)
 
 
 def _crown(home: Home, release: Release) -> None:
     """The model that answers everybody is the champion, here and in the registry."""
+    candidate = home.artifacts.get("candidate_model", release.model)
     home.artifacts.point("candidate_model", "champion", release.model)
     from llm_pipeline.training.tracking import register
 
-    candidate = home.artifacts.get("candidate_model", release.model)
     tags = {"candidate": candidate.id, **{key: str(value) for key, value in candidate.inputs.items()}}
     register(home.mlflow_uri, candidate.file("model"), str(candidate.info.get("mlflow_run_id", "")), tags, alias="champion")
 
