@@ -31,7 +31,7 @@ WINDOW = 16
 PART = 1 << 18
 """About so many keys of a band are sorted at a time, or a sixteenth of them."""
 PAIRS = 1 << 19
-"""So many pairs may wait until they are compared."""
+"""About so many pairs may wait until they are compared."""
 THRESHOLD = 0.7
 LOWEST, HIGHEST = 0.5, 1.0
 KEPT, EXACT, NEAR, SEMANTIC = range(4)
@@ -121,8 +121,8 @@ def clusters(sketches: Sketches, first: Numbers, skipped: int) -> Numbers:
     Buckets are walked in the order of hashes, which only the texts decide; pairs that are already connected are not compared,
     so a crowd of near copies costs a few comparisons each.
     """
-    forest, pairs, waiting = Forest(len(first)), [np.empty((2, 0), dtype=np.int64)], 0
-    for order, keys in _buckets(sketches, first, skipped) if len(first) > 1 else ():
+    forest, found, number = Forest(len(first)), [np.empty(0, dtype=np.int64)], len(first)
+    for order, keys in _buckets(sketches, first, skipped) if number > 1 else ():
         for step in range(1, WINDOW):
             same = np.flatnonzero(keys[step:] == keys[:-step])
             if not len(same):
@@ -130,13 +130,14 @@ def clusters(sketches: Sketches, first: Numbers, skipped: int) -> Numbers:
             a, b = order[same], order[same + step]
             apart = np.flatnonzero(forest.roots(a) != forest.roots(b))
             apart = apart[sketches.likely(first[a[apart]], first[b[apart]])]
-            pairs.append(np.stack([a[apart], b[apart]]))
-            waiting += len(apart)
-            if waiting > PAIRS:
-                _connect(sketches, forest, first, np.concatenate(pairs, axis=1))
-                pairs, waiting = pairs[:1], 0
-    _connect(sketches, forest, first, np.concatenate(pairs, axis=1))
-    return forest.roots(np.arange(len(first)))
+            found.append(a[apart] * number + b[apart])
+        if sum(map(len, found)) > PAIRS:
+            found = [np.unique(np.concatenate(found))]
+        if len(found[0]) > PAIRS // 2:
+            _connect(sketches, forest, first, found.pop())
+            found = [np.empty(0, dtype=np.int64)]
+    _connect(sketches, forest, first, np.unique(np.concatenate(found)))
+    return forest.roots(np.arange(number))
 
 
 def _buckets(sketches: Sketches, first: Numbers, skipped: int) -> Iterator[tuple[Numbers, Hashes]]:
@@ -154,8 +155,8 @@ def _buckets(sketches: Sketches, first: Numbers, skipped: int) -> Iterator[tuple
 
 
 def _connect(sketches: Sketches, forest: Forest, first: Numbers, pairs: Numbers) -> None:
-    """Join the texts of pairs that are truly similar; pairs that hang together are compared together, so few shingles are in use."""
-    a, b = np.divmod(np.unique(pairs[0] * len(first) + pairs[1]), len(first))
+    """Join the texts of pairs (as one number each) that are truly similar; what hangs together is compared together."""
+    a, b = np.divmod(pairs, len(first))
     texts = np.unique([a, b])
     possible = Forest(len(texts))
     possible.join(texts.searchsorted(a), texts.searchsorted(b))

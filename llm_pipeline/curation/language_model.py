@@ -26,6 +26,8 @@ Keys = npt.NDArray[np.uint64]
 
 LINES = 512
 """Lines that are worked on at once: their n-grams stay in the processor's cache."""
+_SINGLE = 64
+"""Lines that are multiplied at a time: so few that no library shares the work among threads, which takes longer than the work."""
 _MAGIC, _VERSION, _HIERARCHICAL, _CENTROIDS = 793712314, 12, 1, 256
 _END, _SPACE, _NEWLINE = b"</s>", ord(" "), ord("\n")
 _BASIS, _PRIME = np.uint32(2166136261), np.uint32(16777619)
@@ -123,8 +125,9 @@ class LineModel:
 
     def _likeliest(self, hidden: Floats) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Of every row the label at the end of the likeliest way down the tree, and how likely it is."""
+        blocks = (hidden[first : first + _SINGLE] for first in range(0, len(hidden), _SINGLE))
         with np.errstate(over="ignore"):
-            right = np.float32(1) / (np.float32(1) + np.exp(-(self.branches @ hidden.T)))
+            right = np.float32(1) / (np.float32(1) + np.exp(-np.concatenate([self.branches @ block.T for block in blocks], axis=1)))
         scores = np.ones((2 * self.tree.labels - 1, len(hidden)))  # in 64 bits: a product as small as 1e-40 is slow in 32
         for level in self.tree.levels():
             above, chance = scores[self.tree.labels + level], right[level]
