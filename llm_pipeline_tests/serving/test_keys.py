@@ -1,10 +1,15 @@
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from llm_pipeline.errors import ConfigError, MissingError
+from llm_pipeline.serving.cli import app
+from llm_pipeline.serving.cli_keys import seconds_of
 from llm_pipeline.serving.database import open_database
 from llm_pipeline.serving.keys import Keys, Limits, key_hash
 
@@ -61,3 +66,35 @@ def test_labels_and_limits_of_a_key_can_be_changed(keys: Keys) -> None:
     keys.change(identity, labels=["acme"], limits=Limits(concurrent=3))
     key = keys.valid()[key_hash(secret)]
     assert (key.labels, key.limits.concurrent) == ({"acme"}, 3)
+
+
+def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path: Path) -> None:
+    def run(*arguments: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, [*arguments, "--home", str(tmp_path), "--json"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    limits = ("--requests-per-minute", "60", "--monthly-cost", "2.5", "--expires", "90d")
+    made = run("key", "app", "--scope", "chat", "--label", "acme", *limits)
+    [shown] = run("keys")["keys"]
+    assert shown | {"created_at": "", "expires_at": ""} == {
+        "id": 1, "name": "app", "scopes": ["chat"], "labels": ["acme"], "requests_per_minute": 60, "monthly_cost": 2.5,
+        "created_at": "", "expires_at": "",
+    }  # fmt: skip
+    rotated = run("key", "app", "--rotate", "--overlap", "2h")
+    valid = Keys(open_database(tmp_path / "endpoint")).valid()
+    assert set(valid) == {key_hash(made["key"]), key_hash(rotated["key"])}
+    assert run("key", "app", "--revoke") == {"revoked": 1}
+    assert run("keys") == {"keys": []}
+    assert len(run("keys", "--all")["keys"]) == 1
+    with pytest.raises(MissingError, match="0 keys in force are named 'app'"):
+        run("key", "app", "--rotate")
+    with pytest.raises(ConfigError, match="one of them"):
+        run("key", "app", "--rotate", "--revoke")
+
+
+def test_durations() -> None:
+    assert [seconds_of(text) for text in ("45s", "30m", "1.5h", "90d")] == [45, 1800, 5400, 7_776_000]
+    with pytest.raises(ConfigError, match="such as 90d"):
+        seconds_of("soon")
