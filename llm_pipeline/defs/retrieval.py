@@ -83,7 +83,7 @@ def retrieval_report(context: dg.AssetExecutionContext, home: HomeResource) -> d
 
 @dg.asset_check(asset="vector_index", description="The live generation answers a question about one of its own passages with that passage.")
 def live_index_answers(home: HomeResource) -> dg.AssetCheckResult:
-    from llm_pipeline.retrieval.index import Searcher
+    from llm_pipeline.retrieval.search import Searcher
 
     artifact = Artifacts(home.open().indexes).named("vector_index", "live")
     searcher = Searcher(artifact.path, embedder())
@@ -95,7 +95,7 @@ def live_index_answers(home: HomeResource) -> dg.AssetCheckResult:
 def build_retrieval_report(home: Home) -> Artifact:
     """The report as an artefact of index generation and suites."""
     from llm_pipeline.evaluation.suites import load_suites
-    from llm_pipeline.retrieval.index import Searcher
+    from llm_pipeline.retrieval.search import Searcher
     from llm_pipeline.retrieval.metrics import report
 
     index = Artifacts(home.indexes).named("vector_index", "live")

@@ -108,7 +108,7 @@ def build_answers(
 
     def make(folder: Path) -> Mapping[str, Any]:
         from llm_pipeline.evaluation.generate import Generator
-        from llm_pipeline.retrieval.index import Searcher
+        from llm_pipeline.retrieval.search import Searcher
 
         searcher = Searcher(index.path) if index else None
         rows = run_suites(

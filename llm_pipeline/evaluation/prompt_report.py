@@ -106,7 +106,7 @@ def _cases(home: Home, place: Setting, limit: int) -> list[Case]:
     asked = [(name, row) for name, suite in suites.items() for row in suite.sample(limit).rows]
     found: dict[str, tuple[str, ...]] = {}
     if place.index:
-        from llm_pipeline.retrieval.index import Searcher
+        from llm_pipeline.retrieval.search import Searcher
 
         searcher = Searcher(place.index)
         questions = [str(row["question"]) for _, row in asked]

@@ -15,7 +15,7 @@ from llm_pipeline.evaluation.suites import Suite
 from llm_pipeline.prompts import Prompt
 
 if TYPE_CHECKING:
-    from llm_pipeline.retrieval.index import Passage, Searcher
+    from llm_pipeline.retrieval.search import Passage, Searcher
 
 PASSAGES = 1
 """How many retrieved passages a question is asked with; the best one first."""

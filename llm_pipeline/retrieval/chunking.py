@@ -19,7 +19,12 @@ from llm_pipeline.store import content_hash
 KINDS = ("article", "web", "doc", "note")
 MAX_TOKENS = 160
 _TEXTS = ("id", "document_id", "uri", "external_id", "source", "title", "text")
-_COLUMNS: dict[str, Any] = dict.fromkeys(_TEXTS, pa.string()) | {"position": pa.int64(), "tokens": pa.int64()}
+_COLUMNS: dict[str, Any] = dict.fromkeys(_TEXTS, pa.string()) | {
+    "kind": pa.string(),
+    "labels": pa.list_(pa.string()),
+    "position": pa.int64(),
+    "tokens": pa.int64(),
+}
 SCHEMA: Any = pa.schema(_COLUMNS)
 _BLOCK = re.compile(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(?=[-*] )")
 _HEADING = re.compile(r"#{1,6} \S")
@@ -39,6 +44,9 @@ class Chunk:
     source: str
     title: str
     text: str
+    kind: str
+    labels: tuple[str, ...]
+    """Who may see it: whoever holds one of these; everybody when there are none."""
     position: int
     tokens: int
 
@@ -74,6 +82,8 @@ def chunk_document(document: Mapping[str, Any], count: Counter, max_tokens: int 
             source=document["source"],
             title=title,
             text=text,
+            kind=document["kind"],
+            labels=tuple(document.get("labels") or ()),
             position=position,
             tokens=tokens + title_tokens,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from llm_pipeline.retrieval.index import Mode, Passage, Searcher
+    from llm_pipeline.retrieval.search import Mode, Passage, Searcher
 
 CUTOFFS = (1, 5, 10)
 DEPTH = 10
@@ -52,13 +52,11 @@ def evaluate(searcher: Searcher, rows: Sequence[Mapping[str, Any]], mode: Mode =
     asked = [row for row in rows if row.get("relevant")]
     if not asked:
         return {}
-    scores: list[dict[str, float]] = []
+    pairs = []
     for row in asked:
         names = {str(name) for name in row["relevant"]}
-        gain = gains(searcher.search(row["question"], DEPTH, mode), names)
-        score = {f"recall@{k}": recall_at(gain, len(names), k) for k in CUTOFFS}
-        scores.append(score | {"mrr": reciprocal_rank(gain), f"ndcg@{DEPTH}": ndcg_at(gain, len(names))})
-    return {name: round(float(np.mean([score[name] for score in scores])), 4) for name in scores[0]} | {"n": len(asked)}
+        pairs.append((gains(searcher.search(row["question"], DEPTH, mode), names), len(names)))
+    return mean_scores(pairs)
 
 
 def report(searcher: Searcher, suites: Mapping[str, Sequence[Mapping[str, Any]]], mode: Mode = "hybrid") -> dict[str, dict[str, float]]:
@@ -66,3 +64,24 @@ def report(searcher: Searcher, suites: Mapping[str, Sequence[Mapping[str, Any]]]
     searcher.embedder.warm([row["question"] for rows in suites.values() for row in rows if row.get("relevant")])
     results = {name: evaluate(searcher, rows, mode) for name, rows in suites.items()}
     return {name: result for name, result in results.items() if result}
+
+
+def score_results(results: Sequence[Mapping[str, Any]], relevant: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """The same figures of ranked rows (query_id, id; best first) for the questions whose relevant ids are known."""
+    ranked: dict[str, list[str]] = {identity: [] for identity in relevant}
+    for row in results:
+        if row["query_id"] in ranked:
+            ranked[row["query_id"]].append(row["id"])
+    return mean_scores([([int(name in names) for name in ranked[identity]], len(set(names))) for identity, names in relevant.items()])
+
+
+def mean_scores(asked: Sequence[tuple[Sequence[int], int]]) -> dict[str, float]:
+    """Mean figures of (gain per rank, number of relevant documents) for every question."""
+    if not asked:
+        return {}
+    scores = [
+        {f"recall@{k}": recall_at(gain, relevant, k) for k in CUTOFFS}
+        | {"mrr": reciprocal_rank(gain[:DEPTH]), f"ndcg@{DEPTH}": ndcg_at(gain, relevant)}
+        for gain, relevant in asked
+    ]
+    return {name: round(float(np.mean([score[name] for score in scores])), 4) for name in scores[0]} | {"n": len(asked)}

@@ -17,19 +17,18 @@ from hypothesis import strategies as st
 from llm_pipeline.curation.support.world import build_world
 from llm_pipeline.errors import ContractError, InputError, MissingError
 from llm_pipeline.paths import PROJECT
+from llm_pipeline.retrieval import generation as generation_module
 from llm_pipeline.retrieval import index as index_module
 from llm_pipeline.retrieval.chunking import chunk_table
-from llm_pipeline.retrieval.embedding import Embedder, EmbeddingCache
-from llm_pipeline.retrieval.index import Searcher, build_index, fuse, newest, verify, without_leaks, write_generation
+from llm_pipeline.retrieval.embedding import Embedder
+from llm_pipeline.retrieval.embedding_cache import EmbeddingCache
+from llm_pipeline.retrieval.generation import verify, verify_embedder, write_generation
+from llm_pipeline.retrieval.index import build_index, newest, without_leaks
 from llm_pipeline.retrieval.metrics import evaluate
+from llm_pipeline.retrieval.search import Searcher, first_of_each_text, fuse
 from llm_pipeline.store import Artifacts, Home, write_jsonl
 
 DAY, NEXT = "2026-01-01", "2026-01-02"
-
-
-@pytest.fixture(scope="session")
-def embedder() -> Embedder:
-    return Embedder(threads=1)
 
 
 def articles(seed: int = 1, products: int = 25) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -164,9 +163,11 @@ def test_a_generation_that_fails_verification_never_goes_live(tmp_path: Path, em
     put(home, DAY, articles(products=3)[0])
     first = build_index(home, embedder=embedder)
     put(home, NEXT, articles(seed=2, products=4)[0])
-    monkeypatch.setattr(
-        index_module, "write_generation", lambda folder, rows, vectors: write_generation(folder, rows.slice(1), vectors[1:])
-    )
+
+    def forgets_one(folder: Path, rows: pa.Table, texts: Any, vectors: Any, tokens: Any, *rest: Any) -> None:
+        write_generation(folder, rows.slice(1), texts[1:], vectors[1:], tokens[1:], *rest)
+
+    monkeypatch.setattr(index_module, "write_generation", forgets_one)
     with pytest.raises(ContractError, match="7 chunks, expected 8"):
         build_index(home, embedder=embedder)
     assert Artifacts(home.indexes).named("vector_index", "live").id == first.id
@@ -177,22 +178,53 @@ def test_wrong_vectors_are_refused(tmp_path: Path, embedder: Embedder, built: tu
     rows = newest(built[0].lake.read("chunks"))
     vectors = np.random.default_rng(0).normal(size=(rows.num_rows, 384)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    write_generation(tmp_path, rows, vectors)
+    write(tmp_path, rows, vectors)
     with pytest.raises(ContractError, match="vector recall@10"):
-        verify(tmp_path, rows, vectors[::-1])
+        verify(tmp_path, rows["id"].to_pylist(), vectors[::-1])
+
+
+def write(folder: Path, rows: pa.Table, vectors: Any) -> None:
+    write_generation(folder, rows, rows["text"].to_pylist(), vectors, None, np.zeros(1, np.int64), Embedder().space)
 
 
 @pytest.mark.slow
 def test_the_approximate_index_finds_what_brute_force_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "APPROXIMATE_FROM", 2_000)
+    monkeypatch.setattr(generation_module, "APPROXIMATE_FROM", 2_000)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(60, 384))
     vectors = (centres[rng.integers(0, 60, 3_000)] + 0.6 * rng.normal(size=(3_000, 384))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     text = [f"text {i}" for i in range(3_000)]
     rows = pa.table(dict.fromkeys(("id", "document_id", "uri", "external_id", "source", "title", "text"), text))
-    write_generation(tmp_path, rows, vectors)
-    assert verify(tmp_path, rows, vectors)["vector_recall"] >= 0.98
+    write(tmp_path, rows, vectors)
+    assert verify(tmp_path, text, vectors)["vector_recall"] >= 0.98
+
+
+def test_what_is_gone_is_not_found(tmp_path: Path, embedder: Embedder) -> None:
+    home = Home(tmp_path)
+    documents, _ = articles(products=3)
+    put(home, DAY, documents)
+    build_index(home, embedder=embedder)
+    put(home, DAY, documents[1:])
+    fewer = build_index(home, embedder=embedder)
+    assert (fewer.info["chunks"], fewer.info["embedded"]) == (5, 0)
+    found = Searcher(fewer.path, embedder).search(documents[0]["text"], 10)
+    assert documents[0]["uri"] not in {passage.uri for passage in found}
+
+
+def test_a_generation_is_asked_only_with_its_own_embedder(built: tuple[Home, Searcher], embedder: Embedder) -> None:
+    path = built[1].path
+    with pytest.raises(ContractError, match=r"made with the embedder .*'max_tokens': 256.*asked with .*'max_tokens': 64"):
+        Searcher(path, Embedder(max_tokens=64))
+    assert Searcher(path).embedder.space == embedder.space
+
+
+def test_vectors_of_another_model_are_not_mixed_in(embedder: Embedder) -> None:
+    texts = ["The fee is $5.", "The limit is 3 a day.", "Cards arrive in a week."]
+    vectors = embedder.embed(texts)
+    verify_embedder(embedder, texts, vectors)
+    with pytest.raises(ContractError, match=r"row 1: .*cosine"):
+        verify_embedder(embedder, texts, np.stack([vectors[0], np.roll(vectors[1], 1), vectors[2]]))
 
 
 def test_errors_say_what_is_missing(tmp_path: Path) -> None:
@@ -226,9 +258,10 @@ def test_fusion_by_hand() -> None:
     def row(name: str, text: str | None = None) -> dict[str, Any]:
         return dict.fromkeys(("document_id", "uri", "external_id", "source", "title"), name) | {"id": name, "text": text or name}
 
-    found = fuse([[row("a"), row("b"), row("c", "a ")], [row("b"), row("d")]], k=3, constant=10)
-    assert [p.id for p in found] == ["b", "a", "d"]
-    assert [p.score for p in found] == pytest.approx([1 / 12 + 1 / 11, 1 / 11, 1 / 12])
+    found = fuse([[row("a"), row("b"), row("c", "a ")], [row("b"), row("d")]], constant=10)
+    assert [r["id"] for r in found] == ["b", "a", "d", "c"]
+    assert [r["_fused"] for r in found] == pytest.approx([1 / 12 + 1 / 11, 1 / 11, 1 / 12, 1 / 13])
+    assert [r["id"] for r in first_of_each_text(found)] == ["b", "a", "d"]
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from llm_pipeline.retrieval.index import Passage
 from llm_pipeline.retrieval.metrics import evaluate, gains, ndcg_at, recall_at, reciprocal_rank
+from llm_pipeline.retrieval.search import Passage
 
 
 def passage(uri: str, external_id: str | None = None) -> Passage:

@@ -35,7 +35,8 @@ def explain(
     from llm_pipeline.evaluation.explain.neighbours import read_turns
     from llm_pipeline.evaluation.explain.reading import Reader
     from llm_pipeline.prompts import find_file
-    from llm_pipeline.retrieval.embedding import Embedder, EmbeddingCache
+    from llm_pipeline.retrieval.embedding import Embedder
+    from llm_pipeline.retrieval.embedding_cache import EmbeddingCache
 
     turns = read_turns(training) if training else []
     embed = EmbeddingCache(open_home(home).indexes / "cache", Embedder()).embed if turns else None

@@ -1,0 +1,103 @@
+"""Plain files as an index: rows of id and text to chunks, and the answers to a file of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llm_pipeline.curation.files import Corpus
+from llm_pipeline.errors import InputError
+from llm_pipeline.retrieval.access import NO_FILTERS, Filters, labels_of
+from llm_pipeline.retrieval.chunking import MAX_TOKENS, SCHEMA, Counter, chunk_document, minilm_counter
+from llm_pipeline.retrieval.search import Mode, Passage, Searcher
+from llm_pipeline.store import read_jsonl
+
+_COLUMNS: dict[str, Any] = {"query_id": pa.string(), "rank": pa.int64(), "id": pa.string(), "score": pa.float64()}
+RESULT: Any = pa.schema(_COLUMNS)
+
+
+def corpus_chunks(corpus: Corpus, max_tokens: int = MAX_TOKENS, count: Counter | None = None) -> pa.Table:
+    """The chunks of all rows; a row that fits is one chunk and keeps its id. Columns title, labels, source and kind are used if there."""
+    counter = count or minilm_counter()
+    rows = [row for table in corpus() for row in table.to_pylist() if row["text"].strip()]
+    seen: set[str] = set()
+    for row in rows:
+        if row["id"] in seen:
+            raise InputError(f"{corpus.path}: the id {row['id']!r} stands twice; search results could not be told apart")
+        seen.add(row["id"])
+    return pa.Table.from_pylist([chunk for row in rows for chunk in _chunks(row, counter, max_tokens)], schema=SCHEMA)
+
+
+def _chunks(row: Mapping[str, Any], count: Counter, max_tokens: int) -> Iterator[dict[str, Any]]:
+    document = {
+        "id": row["id"],
+        "uri": row["id"],
+        "external_id": None,
+        "source": str(row.get("source") or "corpus"),
+        "kind": str(row.get("kind") or "doc"),
+        "title": str(row.get("title") or ""),
+        "text": row["text"],
+        "labels": labels_of(row.get("labels")),
+    }
+    chunks = [asdict(chunk) for chunk in chunk_document(document, count, max_tokens)]
+    if len(chunks) == 1:
+        chunks[0]["id"] = row["id"]
+    yield from chunks
+
+
+def read_questions(path: Path) -> list[tuple[str, str, list[str]]]:
+    """Id, text and relevant ids of every row: `query_id` or `id`, `text` or `question`, and `relevant` if it is there."""
+    found: list[tuple[str, str, list[str]]] = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        given: Mapping[str, Any] = row if isinstance(row, dict) else {}
+        identity = next((given[name] for name in ("query_id", "id") if given.get(name) is not None), None)
+        text = next((given[name] for name in ("text", "question") if given.get(name) is not None), None)
+        if identity is None or not isinstance(text, str):
+            raise InputError(
+                f"{path}:{number}: received {', '.join(given) or 'no object'}, expected query_id (or id) and text (or question)"
+            )
+        relevant = given.get("relevant") or []
+        found.append((str(identity), text, [str(name) for name in (relevant if isinstance(relevant, list) else [relevant])]))
+    return found
+
+
+def answer(
+    searcher: Searcher,
+    questions: Sequence[tuple[str, str, list[str]]],
+    k: int,
+    mode: Mode = "hybrid",
+    *,
+    labels: frozenset[str] = frozenset(),
+    filters: Filters = NO_FILTERS,
+    rerank: bool | None = None,
+    each: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """The ranked rows of the corpus for every question, as rows of `RESULT`; a row counts once, with its best chunk."""
+    texts = [text for _, text, _ in questions]
+    for start in range(0, len(questions), searcher.embedder.remembered):
+        part = slice(start, start + searcher.embedder.remembered)
+        searcher.embedder.warm(texts[part])
+        for identity, text, _ in questions[part]:
+            find = partial(searcher.search, text, mode=mode, labels=labels, filters=filters, rerank=rerank, distinct=False)
+            best = _best_chunks(find, k)
+            for rank, passage in enumerate(best[:k], 1):
+                yield {"query_id": identity, "rank": rank, "id": passage.document_id, "score": passage.score}
+            each()
+
+
+def _best_chunks(find: Callable[..., list[Passage]], k: int) -> list[Passage]:
+    """The best chunk of each row; asks for more chunks until there are `k` rows or no more chunks."""
+    asked = k
+    while True:
+        chunks = find(k=asked)
+        best: dict[str, Passage] = {}
+        for passage in chunks:
+            best.setdefault(passage.document_id, passage)
+        if len(best) >= k or len(chunks) < asked:
+            return list(best.values())
+        asked *= 4
