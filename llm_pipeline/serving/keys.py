@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from llm_pipeline.errors import ConfigError, MissingError, near
 from llm_pipeline.serving.database import metadata
 
+SEEN_SECONDS = 60.0
 SCOPES = ("chat", "simulate", "feedback", "admin")
 
 _keys = sa.Table(
@@ -75,6 +76,7 @@ class Keys:
     def __init__(self, db: sa.Engine) -> None:
         self._db = db
         self._seen: dict[int, float] = {}
+        self._written: dict[int, float] = {}
 
     def add(
         self,
@@ -161,8 +163,10 @@ class Keys:
         return [KeyInfo(**_fields(row), **{field: getattr(row, field) for field in more}) for row in rows]
 
     def seen(self, key: int) -> None:
-        """Remember that a key was used now; costs nothing until `write_seen`."""
-        self._seen[key] = time.time()
+        """Remember that a key was used now, to the minute; it is written down by `write_seen`."""
+        now = time.time()
+        if now - self._written.get(key, 0.0) > SEEN_SECONDS:
+            self._seen[key] = self._written[key] = now
 
     def write_seen(self) -> None:
         """Write down when keys were last used."""
