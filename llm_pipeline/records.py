@@ -89,5 +89,9 @@ class Interaction:
     """The HTTP status of the reply; of a stream that failed after its beginning, what it would have been."""
     error: str = ""
     """The code of the error that was replied."""
+    raw: str = ""
+    """All that the model wrote, where a prompt makes the answer only a part of it (reasoning, a field of an object)."""
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    """Every answer (text, finish_reason, tool_calls), where there are several or tool calls."""
     scrubbed: bool = False
     """Whether personal data was taken out of messages and answer before they were written."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from llm_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llm_pipeline.serving.connection import Tls
+    from llm_pipeline.serving.limits import Protection
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -58,10 +62,10 @@ async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
             return b"".join(parts)
 
 
-async def read_json(receive: Receive) -> Any:
-    body = await read_body(receive)
+async def read_json(receive: Receive, limit: int = MAX_BODY) -> Any:
+    body = await read_body(receive, limit)
     try:
-        return json.loads(body)
+        return orjson.loads(body)
     except ValueError as error:
         raise HttpError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
 
@@ -75,7 +79,7 @@ async def send_bytes(
 
 
 async def send_json(send: Send, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
-    await send_bytes(send, status, json.dumps(value, ensure_ascii=False).encode(), headers=headers)
+    await send_bytes(send, status, orjson.dumps(value), headers=headers)
 
 
 class EventStream:
@@ -85,15 +89,16 @@ class EventStream:
         self._send, self._headers, self.started = send, headers or {}, False
 
     async def event(self, value: Any) -> None:
-        await self._write(b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n", more=True)
+        await self.write(b"data: " + orjson.dumps(value) + b"\n\n")
 
-    async def done(self) -> None:
-        await self._write(b"data: [DONE]\n\n", more=False)
+    async def done(self, before: bytes = b"") -> None:
+        await self.write(before + b"data: [DONE]\n\n", more=False)
 
-    async def _write(self, data: bytes, *, more: bool) -> None:
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send whole events as they are."""
         if not self.started:
             self.started = True
-            pairs = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **self._headers}
+            pairs = {"content-type": "text/event-stream; charset=utf-8", **self._headers}
             await self._send(
                 {"type": "http.response.start", "status": 200, "headers": [(k.encode(), v.encode()) for k, v in pairs.items()]}
             )
@@ -102,18 +107,27 @@ class EventStream:
 
 async def until_disconnect(receive: Receive, work: Awaitable[None]) -> None:
     """Run `work`, cancelling it and raising `Disconnected` when the client goes away first."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnect(receive))
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Disconnected
-        await task
-    finally:
-        watcher.cancel()
-        if not task.done():
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    def left(watcher: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if not watcher.cancelled():
+            gone = True
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+
+    watcher = asyncio.ensure_future(_disconnect(receive))
+    watcher.add_done_callback(left)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise Disconnected from None
+        raise
+    finally:
+        watcher.remove_done_callback(left)
+        watcher.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:
@@ -135,26 +149,25 @@ async def lifespan(receive: Receive, send: Send, start: Callable[[], Awaitable[N
 
 
 def serve(
-    app: App,
-    port: int | None,
-    *,
-    fd: int | None = None,
-    shared: bool = False,
-    certificate: Path | None = None,
-    private_key: Path | None = None,
+    app: App, port: int | None, *, fd: int | None = None, shared: bool = False, protection: Protection | None = None, tls: Tls | None = None
 ) -> None:
     """Run `app` on 127.0.0.1 with uvloop and httptools until SIGTERM or SIGINT.
 
     Several processes answer one port when each is given the same listening socket (`fd`), or opens the port `shared` (SO_REUSEPORT).
-    With a certificate it speaks TLS.
     """
     import uvicorn
 
+    from llm_pipeline.serving.connection import notice_dead_peers, server_options
+    from llm_pipeline.serving.limits import Protection
+
+    bounds = protection or Protection()
     config = uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=3,
-        timeout_keep_alive=75, lifespan="on", server_header=False, ssl_certfile=certificate, ssl_keyfile=private_key,
+        app, loop="uvloop", ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=3, lifespan="on",
+        **server_options(bounds, tls),
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listener(port, fd, shared=shared)])
+    opened = listener(port, fd, shared=shared)
+    notice_dead_peers(opened, bounds)
+    uvicorn.Server(config).run(sockets=[opened])
 
 
 def listener(port: int | None, fd: int | None = None, *, shared: bool = False) -> socket.socket:

@@ -8,8 +8,8 @@ from typing import Any
 from llm_pipeline.curation.pii import load_policy, scrub_texts
 from llm_pipeline.curation.pii.policy import PiiPolicy
 
-FIELDS = ("messages", "answer", "comment", "correction", "user")
-_FIXED = frozenset({"role", "type"})
+FIELDS = ("messages", "answer", "raw", "choices", "comment", "correction", "user")
+_FIXED = frozenset({"role", "type", "finish_reason"})
 """Keys of a message whose values are words of the protocol."""
 
 

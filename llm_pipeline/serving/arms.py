@@ -1,0 +1,42 @@
+"""What a release's requests need, made ready once when the gateway first sees the release: guardrails and the plan of its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from llm_pipeline.serving.guardrails import Guards
+from llm_pipeline.serving.routing import Route
+from llm_pipeline.serving.upstream_plan import ENGINE, Plan, plan_of
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A release as requests meet it."""
+
+    route: Route
+    guards: Guards
+    plan: Plan
+    prompt_id: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an engine to ask: its own has an address, or it needs none of its own."""
+        return bool(self.route.urls) or ENGINE not in self.plan.order
+
+
+class Arms:
+    """Keeps what is slow to make. `of` may load a detector, so it belongs on a thread."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Arm] = {}
+
+    def of(self, routes: Mapping[str, Route]) -> Mapping[str, Arm]:
+        arms: dict[str, Arm] = {}
+        for name, route in routes.items():
+            known = self._made.get(name)
+            if known is None or known.route.policy is not route.policy:
+                known = Arm(route, Guards(route.policy), plan_of(route.engine, f"release {name}"), route.prompt.id)
+            arms[name] = known if known.route is route else replace(known, route=route)
+        self._made = arms
+        return arms
