@@ -37,6 +37,16 @@ open close|opened closed|increase decrease|raise lower|down|off|out|buy sell|bef
 _OPPOSED = frozenset(word for pair in _OPPOSITES.replace("\n", "").split("|") for word in pair.split()) - frozenset("how much many".split())
 
 
+_PLAIN = frozenset(
+    "a about after all also am an and another any are as at be because been but by can cannot check could dear did do does doing else "
+    "explain find for from get give good got great had has have having he hello help here hey hi how i if in is it its just let like "
+    "look make may me might mine more must my need now of oh on one or our ours out over pardon please quick regarding say she should "
+    "show since so sorry still tell than thank thanks that the their them then there these they this those thus to today too try us use "
+    "very want was we well were what when where which while who whom whose why will with would yes yet you your yours".split()
+)
+"""Words that are no name although a capital begins them."""
+
+
 def facts(text: str) -> tuple[str, ...]:
     """The numbers, dates, names, quotations, negation and words with an opposite, sorted; equal for questions that may share an answer."""
     plain = unicodedata.normalize("NFKC", text)
@@ -65,6 +75,6 @@ def _named(word: str, before: str) -> bool:
     if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
         return True
     capitals = sum(c.isupper() for c in word)
-    if capitals == 0 or word in ("I", "I'm", "I've", "I'd", "I'll", "OK"):
+    if capitals == 0 or word.casefold().partition("'")[0] in _PLAIN or word == "OK":
         return False
     return capitals > 1 or not word[0].isupper() or _SENTENCE.search(before) is None

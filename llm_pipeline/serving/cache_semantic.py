@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # a gateway that does not search by meaning does without numpy's memory
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-Vector = NDArray[np.float32]
-Embed = Callable[[str], Vector]
+Vector: TypeAlias = "NDArray[np.float32]"
+Embed: TypeAlias = "Callable[[str], Vector]"
 MOST_WAITING = 32
 MOST_ALIKE = 2048
 """Vectors that one lookup compares (0.2 ms on the event loop); a space forgets its oldest beyond."""
@@ -24,29 +26,30 @@ class Space:
     def __init__(self) -> None:
         self._keys: list[bytes] = []
         self._rows: dict[bytes, int] = {}
-        self._vectors = np.zeros((0, 0), np.float32)
+        self._vectors: Vector | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def add(self, key: bytes, vector: Vector) -> None:
-        if key in self._rows:
-            self._vectors[self._rows[key]] = vector
-            return
-        if len(self._keys) >= MOST_ALIKE:
+        import numpy as np
+
+        if len(self._keys) >= MOST_ALIKE and key not in self._rows:
             self.remove(self._keys[0])
-        if len(self._keys) == len(self._vectors):
-            grown = np.zeros((max(4, 2 * len(self._keys)), len(vector)), np.float32)
-            grown[: len(self._keys)] = self._vectors[: len(self._keys)] if len(self._keys) else grown[:0]
-            self._vectors = grown
-        self._vectors[len(self._keys)] = vector
-        self._rows[key] = len(self._keys)
-        self._keys.append(key)
+        row = self._rows.get(key, len(self._keys))
+        if self._vectors is None:
+            self._vectors = np.zeros((4, len(vector)), np.float32)
+        elif row == len(self._vectors):
+            self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
+        self._vectors[row] = vector
+        if row == len(self._keys):
+            self._rows[key] = row
+            self._keys.append(key)
 
     def remove(self, key: bytes) -> None:
         """The last one takes the place of the one that goes."""
         row = self._rows.pop(key, None)
-        if row is None:
+        if row is None or self._vectors is None:
             return
         last = self._keys.pop()
         if last != key:
@@ -55,7 +58,7 @@ class Space:
 
     def nearest(self, vector: Vector) -> tuple[bytes, float] | None:
         """The most similar question and its cosine similarity."""
-        if not self._keys:
+        if self._vectors is None or not self._keys:
             return None
         scores = self._vectors[: len(self._keys)] @ vector
         best = int(scores.argmax())

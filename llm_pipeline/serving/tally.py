@@ -19,8 +19,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from llm_pipeline.store import write_atomically
-
 Labels = tuple[str, ...]
 
 
@@ -90,9 +88,12 @@ class Board:
         return family
 
     def share(self) -> None:
-        """Leave this process's numbers for the others; call it now and then, on a thread."""
+        """Leave this process's numbers for the others; call it now and then, on a thread. They need not outlive the machine: no sync."""
         if self._folder is not None:
-            write_atomically(self._folder / f"{_identity()}.json", orjson.dumps(self._numbers()))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{_identity()}.json"
+            path.with_suffix(".new").write_bytes(orjson.dumps(self._numbers()))
+            path.with_suffix(".new").replace(path)
 
     def text(self) -> bytes:
         """Prometheus' text format."""
