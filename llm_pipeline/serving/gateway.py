@@ -11,9 +11,11 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm_pipeline.serving import openapi
 from llm_pipeline.serving.answering import Answering
 from llm_pipeline.serving.arms import Arm, Arms
 from llm_pipeline.serving.asgi import (
@@ -32,16 +34,20 @@ from llm_pipeline.serving.asgi import (
 from llm_pipeline.serving.cache import AnswerCache
 from llm_pipeline.serving.connection import Tls
 from llm_pipeline.serving.database import open_database
+from llm_pipeline.serving.embedding import Embeddings
 from llm_pipeline.serving.exchange import Exchange, event_time, now
 from llm_pipeline.serving.feedback import parse_feedback
 from llm_pipeline.serving.gateway_settings import GatewaySettings, load_settings
 from llm_pipeline.serving.interactions import SegmentWriter
 from llm_pipeline.serving.keys import Key, key_hash
 from llm_pipeline.serving.limits import Limiter
+from llm_pipeline.serving.logs import start_logging
 from llm_pipeline.serving.metrics import Metrics
+from llm_pipeline.serving.mirror import VARIANT, Mirror
 from llm_pipeline.serving.processes import die_with
 from llm_pipeline.serving.protocol import GATEWAY_FIELDS, ChatRequest, models, parse_chat
-from llm_pipeline.serving.protocol_reply import ChatReply
+from llm_pipeline.serving.protocol_more import parse_completion, parse_embedding
+from llm_pipeline.serving.protocol_reply import ChatReply, TextReply
 from llm_pipeline.serving.routing import Router, Snapshot, choose
 from llm_pipeline.serving.state import State
 from llm_pipeline.serving.telemetry import Telemetry, trace_of
@@ -81,11 +87,14 @@ class Gateway:
         self.metrics = Metrics(folder / "metrics")
         self._paths: dict[str, Callable[[Headers, Receive, Send], Awaitable[None]]] = {
             "POST /v1/chat/completions": self._chat,
+            "POST /v1/completions": self._complete,
+            "POST /v1/embeddings": self._embed,
             "POST /v1/feedback": self._feedback,
             "GET /v1/models": self._models,
             "GET /healthz": self._healthz,
             "GET /readyz": self._readyz,
             "GET /metrics": self._metrics,
+            "GET /openapi.json": self._openapi,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,9 +103,10 @@ class Gateway:
         route = f"{scope['method']} {scope['path']}"
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            if route not in self._paths:
-                raise HttpError(404, f"no such path: {route}; there are {', '.join(self._paths)}")
-            await self._paths[route](headers, receive, send)
+            handler = self._paths.get(route)
+            if handler is None:
+                return await self._unknown(scope["path"], send)
+            await handler(headers, receive, send)
         except HttpError as error:
             self.metrics.refused(error.status, error.code)
             await send_json(send, error.status, error.body(), error.headers())
@@ -106,6 +116,11 @@ class Gateway:
             log.exception("%s failed", route)
             await send_json(send, 500, HttpError(500, "internal error").body())
 
+    async def _unknown(self, path: str, send: Send) -> None:
+        methods = [place.partition(" ")[0] for place in self._paths if place.partition(" ")[2] == path]
+        error = HttpError(405, f"{path} takes {', '.join(methods)}") if methods else HttpError(404, f"no such path: {path[:200]}")
+        await send_json(send, error.status, error.body(), {"allow": ", ".join(methods)} if methods else None)
+
     async def _start(self) -> None:
         self._telemetry = Telemetry(self._settings.telemetry)
         self._log = SegmentWriter(self._folder / "interactions", self._settings.interactions, also=self._telemetry.record_all)
@@ -114,11 +129,16 @@ class Gateway:
         self._cache = AnswerCache(self._settings.cache_bytes)
         self._answering = Answering(self._settings, self._log, self._limiter, self._cache, self.metrics)
         self.metrics.watch("llm_cache", "Answers looked for and kept in memory", "outcome", lambda: dict(self._cache.counts))
+        self.metrics.watch("llm_log", "Rows for the interaction log", "outcome", lambda: dict(self._log.counts))
         self.metrics.watch("llm_spans", "Interactions sent to collectors", "outcome", lambda: dict(self._telemetry.counts))
+        self._embeddings = Embeddings(self._settings, self._answering.engines, self._settings.embedding_upstream)
+        self._mirror = Mirror()
         self._poller = asyncio.create_task(self._poll())
 
     async def _stop(self) -> None:
         self._poller.cancel()
+        await self._mirror.close()
+        self._embeddings.close()
         await self._answering.close()
         await self._limiter.close()
         self._cache.close()
@@ -164,8 +184,29 @@ class Gateway:
     async def _chat(self, headers: Headers, receive: Receive, send: Send) -> None:
         key = self._authenticate(headers, "chat")
         request = parse_chat(await read_json(receive, self._settings.protection.max_body_bytes), GATEWAY_FIELDS)
+        await self._answer(request, key, headers, receive, send, ChatReply)
+
+    async def _complete(self, headers: Headers, receive: Receive, send: Send) -> None:
+        key = self._authenticate(headers, "chat")
+        request = parse_completion(await read_json(receive, self._settings.protection.max_body_bytes))
+        await self._answer(request, key, headers, receive, send, TextReply)
+
+    async def _answer(self, request: ChatRequest, key: Key, headers: Headers, receive: Receive, send: Send, form: type[ChatReply]) -> None:
         exchange = self._exchange(request, key, headers)
-        await until_disconnect(receive, self._answering.answer(exchange, ChatReply(exchange.id, request.model), send))
+        await until_disconnect(receive, self._answering.answer(exchange, form(exchange.id, request.model), send))
+        if self.snapshot.shadow and self.snapshot.shadow != exchange.variant and (arm := self.arms.get(self.snapshot.shadow)):
+            copy = Exchange(request, arm, key, exchange.received_at, trace_of(exchange.trace.header), VARIANT)
+            self._mirror.offer(partial(self._answering.answer, copy, ChatReply(copy.id, request.model)))
+
+    async def _embed(self, headers: Headers, receive: Receive, send: Send) -> None:
+        key, bounds = self._authenticate(headers, "chat"), self._settings.protection
+        request = parse_embedding(await read_json(receive, bounds.max_body_bytes), bounds.max_prompt_characters)
+        tokens = sum(len(text) // 4 + 1 for text in request.texts)
+        arm = self.arms.get(request.model) or next((self.arms.get(name) for name in self.snapshot.weights), None)
+        async with self._limiter.admit(key, tokens) as permit:
+            permit.settle(tokens)
+            reply = await self._embeddings.embed(request, arm)
+        await send_json(send, 200, reply, permit.headers())
 
     def _exchange(self, request: ChatRequest, key: Key, headers: Headers) -> Exchange:
         """The request with its arm: sticky by user or session, that of the model's name, or that of its task."""
@@ -196,13 +237,20 @@ class Gateway:
     async def _feedback(self, headers: Headers, receive: Receive, send: Send) -> None:
         key = self._authenticate(headers, "chat", "feedback")
         found = parse_feedback(await read_json(receive))
-        await self._feedback_log.append(found.row(key.name, now()))
+        try:
+            await self._feedback_log.append(found.row(key.name, now()))
+        except OSError as full:
+            raise HttpError(503, f"the feedback cannot be written: {full}", code="log_failed", retry_after=5) from full
         self.metrics.opinion(found.rating)
         await send_json(send, 200, {"ok": True})
 
     async def _models(self, headers: Headers, receive: Receive, send: Send) -> None:
         self._authenticate(headers, "chat")
         await send_json(send, 200, models(list(self.arms) if self._by_name else [MODEL]))
+
+    async def _openapi(self, headers: Headers, receive: Receive, send: Send) -> None:
+        known = list(self.arms) if self._by_name else [MODEL]
+        await send_json(send, 200, openapi.document(self._paths, known, self._settings.protection.max_output_tokens))
 
     async def _healthz(self, headers: Headers, receive: Receive, send: Send) -> None:
         await send_json(send, 200, {"status": "ok"})
@@ -229,7 +277,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, help="end when this process does")
     options = parser.parse_args()
     die_with(options.parent)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_logging()
     settings = load_settings(options.folder)
     tls = Tls(options.certificate, options.private_key or options.certificate) if options.certificate else None
     serve(

@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class SegmentWriter:
         self._folder, self._settings, self._also = folder, settings, also
         self._scrub = _scrubber() if settings.scrub == "pii" else None
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self.counts: Counter[str] = Counter()
+        """Rows that were written, and those that were refused."""
         self._torn = False
         self._open()
         self._thread = threading.Thread(target=self._run, name="segments", daemon=True)
@@ -73,6 +76,7 @@ class SegmentWriter:
         written: asyncio.Future[None] = loop.create_future()
         written.add_done_callback(_seen)
         if self._queue.qsize() >= self._settings.most_waiting:
+            self.counts["refused"] += 1
             written.set_exception(OSError(errno.EBUSY, f"{self._settings.most_waiting} rows wait for the disk"))
         else:
             self._queue.put((vars(row) if isinstance(row, Interaction) else row, loop, written))
@@ -119,6 +123,7 @@ class SegmentWriter:
         except Exception as failure:  # whatever it is, those who wait must hear of it and the thread must live on
             error = failure
             log.error("%d interactions could not be written: %r", len(batch), failure)
+        self.counts["refused" if error else "written"] += len(batch)
         for loop in {loop for _, loop, _ in batch}:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, [written for _, of, written in batch if of is loop], error)

@@ -9,6 +9,7 @@ import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,10 +91,11 @@ class Board:
     def share(self) -> None:
         """Leave this process's numbers for the others; call it now and then, on a thread. They need not outlive the machine: no sync."""
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{_identity()}.json"
-            path.with_suffix(".new").write_bytes(orjson.dumps(self._numbers()))
-            path.with_suffix(".new").replace(path)
+            with suppress(OSError):  # a full disk: the others go on showing what was there before
+                self._folder.mkdir(parents=True, exist_ok=True)
+                path.with_suffix(".new").write_bytes(orjson.dumps(self._numbers()))
+                path.with_suffix(".new").replace(path)
 
     def text(self) -> bytes:
         """Prometheus' text format."""

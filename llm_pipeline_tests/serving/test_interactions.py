@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.monitoring.interactions import read_segments
 from llm_pipeline.serving.interactions import LogSettings, SegmentWriter, latest_rows, mark, rows_since
+from llm_pipeline_tests.serving.gateways import FakeEngine, Place, gateway, served
 from llm_pipeline_tests.serving.test_cache import answered
 
 
@@ -118,6 +120,7 @@ def test_a_full_disk_refuses_loses_nothing_and_recovers_by_itself(tmp_path: Path
                     await writer.append({"id": "refused", "text": "x" * 100})
         await writer.append({"id": "after"})
         writer.close()
+        assert writer.counts == {"written": 2, "refused": 2}
 
     asyncio.run(write())
     assert ids(tmp_path) == ["before", "after"]
@@ -250,3 +253,20 @@ def test_kill_9_under_load_loses_no_acknowledged_row(tmp_path: Path) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="expected positive sizes"):
         LogSettings(segment_bytes=0)
+
+
+def ask(place: Place, **body: Any) -> httpx.Response:
+    body = {"model": "default", "messages": [{"role": "user", "content": "Fee?"}]} | body
+    return httpx.post(f"{place.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {place.key}"}, timeout=30)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_gateway_with_a_full_disk_says_503_and_recovers_by_itself(tmp_path: Path, stream: bool) -> None:
+    with served(FakeEngine(["5", " €"])) as url, gateway(tmp_path, {"upstreams": {"a": {"url": url}}}) as place:
+        before = ask(place, stream=stream).headers["x-interaction-id"]
+        with no_file_longer_than(0):
+            refused = ask(place, stream=stream)
+        after = ask(place, stream=stream).headers["x-interaction-id"]
+        assert "log_failed" in refused.text
+        assert refused.status_code == (200 if stream else 503)  # a stream that has begun can only end with an error event
+        assert [row["id"] for row in place.logged()] == [before, after]

@@ -36,6 +36,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 def filled(folder: Path | None = None) -> Metrics:
     metrics = Metrics(folder)
     metrics.watch("llm_spans", "Interactions sent to collectors", "outcome", lambda: {"sent": 1})
+    metrics.watch("llm_log", "Rows", "outcome", lambda: {"written": 1})
     metrics.watch("llm_cache", "Answers", "outcome", lambda: {"hit": 1})
     row = replace(
         answered("5"), variant="B", cache="miss", cost=0.5, guardrails=["output:email"], upstreams=[{"name": "small", "status": 200}],
