@@ -1,19 +1,24 @@
 """Documents to chunks: passages short enough for the embedding model, cut where the author cut.
 
-Headings open a passage and paragraphs stay whole while they fit; only a paragraph that is too long is cut, first between
-sentences, then between words. Sizes are tokens of the embedding model, counted by its own tokenizer.
+Headings, functions and classes open a passage and paragraphs stay whole while they fit; only a part that is too long is cut, first
+between sentences or lines, then between words. A passage is a piece of the text as it stands. Sizes are tokens of the embedding
+model, counted by its own tokenizer on the finished passage.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter as Occurrences
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 
+from llm_pipeline.errors import ConfigError
+from llm_pipeline.retrieval.structure import LEVELS, Span, format_of, html_text, parts_of
 from llm_pipeline.store import content_hash
 
 KINDS = ("article", "web", "doc", "note")
@@ -26,16 +31,34 @@ _COLUMNS: dict[str, Any] = dict.fromkeys(_TEXTS, pa.string()) | {
     "tokens": pa.int64(),
 }
 SCHEMA: Any = pa.schema(_COLUMNS)
-_BLOCK = re.compile(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(?=[-*] )")
-_HEADING = re.compile(r"#{1,6} \S")
-_SENTENCE = re.compile(r"(?<=[.!?。？！])\s+|\n+")
+_WORD = re.compile(r"\S+")
 
 Counter = Callable[[Sequence[str]], list[int]]
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How long passages are; overlaps stay inside a section, function or class, so that an edit elsewhere changes no passage."""
+
+    max_tokens: int = MAX_TOKENS
+    """Of a passage with its title."""
+    overlap: int = 0
+    """How many tokens at most of the passage before it a passage repeats, in whole words."""
+    window: int = 0
+    """Sentences of a passage instead of sections and paragraphs; 0: not by sentences."""
+    shared: int = 0
+    """How many sentences a window shares with the one before it."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= self.max_tokens // 2:
+            raise ConfigError(f"overlap: received {self.overlap} tokens, expected 0 to {self.max_tokens // 2}, half of max_tokens")
+        if self.window and not 0 <= self.shared < self.window:
+            raise ConfigError(f"shared: received {self.shared} sentences, expected 0 to {self.window - 1}, less than window")
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """One passage of a document; `id` is the hash of what it says and where, so unchanged text keeps its id."""
+    """One passage of a document; `id` is the hash of uri, title and text, so unchanged text keeps its id wherever it moves."""
 
     id: str
     document_id: str
@@ -68,20 +91,25 @@ def minilm_counter() -> Counter:
     return lambda texts: [len(e.ids) for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def chunk_document(document: Mapping[str, Any], count: Counter, max_tokens: int = MAX_TOKENS) -> Iterator[Chunk]:
-    """The chunks of one document in reading order; its title's tokens count towards `max_tokens` (at most a third of it)."""
-    title = _shorten(document["title"] or "", count, max_tokens // 3)
+def chunk_document(document: Mapping[str, Any], count: Counter, sizes: Sizes | None = None) -> Iterator[Chunk]:
+    """The chunks of one document in reading order; its title's tokens count towards the size (at most a third of it)."""
+    sizes = sizes or Sizes()
+    title = _shorten(document["title"] or "", count, sizes.max_tokens // 3)
     [title_tokens] = count([title])
-    body = max_tokens - title_tokens
-    for position, (text, tokens) in enumerate(_pack(_pieces(_body(document), count, body), body)):
+    text = _body(document)
+    spans = chunk_spans(text, format_of(document), count, sizes, sizes.max_tokens - title_tokens)
+    texts = [text[start:end] for start, end in spans]
+    seen: Occurrences[str] = Occurrences()
+    for position, (passage, tokens) in enumerate(zip(texts, count(texts), strict=True)):
+        seen[passage] += 1
         yield Chunk(
-            id=content_hash(document["uri"], title, position, text),
+            id=content_hash(document["uri"], title, passage, seen[passage]),
             document_id=document["id"],
             uri=document["uri"],
             external_id=document["external_id"],
             source=document["source"],
             title=title,
-            text=text,
+            text=passage,
             kind=document["kind"],
             labels=tuple(document.get("labels") or ()),
             position=position,
@@ -89,20 +117,41 @@ def chunk_document(document: Mapping[str, Any], count: Counter, max_tokens: int 
         )
 
 
+def chunk_spans(text: str, form: str, count: Counter, sizes: Sizes, limit: int) -> list[Span]:
+    """Where the passages of `text` are, none of more than `limit` tokens; every character that is not blank is in one of them."""
+
+    def fits(texts: Sequence[str]) -> list[bool]:
+        return [tokens <= limit - sizes.overlap for tokens in count(texts)]
+
+    if sizes.window:
+        units = _trimmed(text, parts_of(text, (0, len(text)), LEVELS["sentences"], fits))
+        return _windows(text, units, count, limit, sizes)
+    levels = LEVELS[form]
+    spans: list[Span] = []
+    for section in levels[0](text, 0, len(text)):
+        units = _trimmed(text, parts_of(text, section, (lambda _, start, end: [(start, end)], *levels[1:]), fits))
+        packed = _pack(text, units, count, limit - sizes.overlap)
+        spans += _overlapping(text, packed, count, sizes.overlap, limit)
+    return spans
+
+
 def _body(document: Mapping[str, Any]) -> str:
     """The text without a first line that only repeats the title, which a chunk carries anyway."""
     text: str = document["text"]
+    if format_of(document) == "html":
+        text = html_text(text)
     first, _, rest = text.partition("\n")
     repeated = first.lstrip("#").strip().casefold() == (document["title"] or "").strip().casefold()
     return rest if repeated and rest.strip() else text
 
 
-def chunk_table(documents: pa.Table, max_tokens: int = MAX_TOKENS, count: Counter | None = None) -> pa.Table:
-    """The chunks of the indexable documents (`KINDS`) of a table, in the table's order."""
+def chunk_table(documents: pa.Table, sizes: Sizes | None = None, count: Counter | None = None) -> pa.Table:
+    """The chunks of the indexable documents (`KINDS`) of a table, in the table's order; a column `labels` goes along."""
     counter = count or minilm_counter()
     wanted = ["id", "uri", "external_id", "kind", "source", "title", "text"]
+    wanted += [name for name in ("labels",) if name in documents.column_names]
     rows = (row for row in documents.select(wanted).to_pylist() if row["kind"] in KINDS and (row["text"] or "").strip())
-    chunks = [asdict(chunk) for row in rows for chunk in chunk_document(row, counter, max_tokens)]
+    chunks = [asdict(chunk) for row in rows for chunk in chunk_document(row, counter, sizes)]
     return pa.Table.from_pylist(list(_unique(chunks)), schema=SCHEMA)
 
 
@@ -115,49 +164,61 @@ def _unique(chunks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield chunk
 
 
-def _pieces(text: str, count: Counter, limit: int) -> Iterator[tuple[str, int, bool]]:
-    """Blocks of the text that fit `limit`: (text, tokens, whether it is a heading)."""
-    blocks = [block.strip() for block in _BLOCK.split(text) if block and block.strip()]
-    for block, tokens in zip(blocks, count(blocks), strict=True):
-        if tokens <= limit:
-            yield block, tokens, bool(_HEADING.match(block))
-            continue
-        sentences = [s for s in _SENTENCE.split(block) if s.strip()]
-        for sentence, n in zip(sentences, count(sentences), strict=True):
-            if n <= limit:
-                yield sentence, n, False
-            else:
-                yield from ((piece, count([piece])[0], False) for piece in _cut_words(sentence, count, limit))
+def _trimmed(text: str, spans: Iterable[Span]) -> list[Span]:
+    """The spans without blanks at their ends; blank ones are left out."""
+    found = []
+    for start, end in spans:
+        part = text[start:end]
+        if part.strip():
+            found.append((start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())))
+    return found
 
 
-def _cut_words(sentence: str, count: Counter, limit: int) -> Iterator[str]:
-    """Runs of words that fit; a single word that does not (a long URL, base64) is cut by characters."""
-    words = [part for word in sentence.split() for part in (word[i : i + limit] for i in range(0, len(word), limit))]
-    run: list[str] = []
+def _pack(text: str, units: Sequence[Span], count: Counter, limit: int) -> list[Span]:
+    """Join neighbours while the piece of text from the first to the last fits."""
+    spans: list[Span] = []
     used = 0
-    for word, n in zip(words, count(words), strict=True):
-        if run and used + n > limit:
-            yield " ".join(run)
-            run, used = [], 0
-        run.append(word)
-        used += n
-    if run:
-        yield " ".join(run)
+    for (start, end), tokens in zip(units, count([text[start:end] for start, end in units]), strict=True):
+        if spans and used + tokens <= limit and count([text[spans[-1][0] : end]])[0] <= limit:
+            spans[-1] = spans[-1][0], end
+            used += tokens
+        else:
+            spans.append((start, end))
+            used = tokens
+    return spans
 
 
-def _pack(pieces: Iterable[tuple[str, int, bool]], limit: int) -> Iterator[tuple[str, int]]:
-    """Join neighbouring pieces while they fit; a heading closes the passage before it and stays with what follows."""
-    held: list[str] = []
-    used, only_headings = 0, True
-    for text, tokens, heading in pieces:
-        if held and (used + tokens > limit or (heading and not only_headings)):
-            yield "\n".join(held), used
-            held, used, only_headings = [], 0, True
-        held.append(text)
-        used += tokens
-        only_headings = only_headings and heading
-    if held:
-        yield "\n".join(held), used
+def _windows(text: str, units: Sequence[Span], count: Counter, limit: int, sizes: Sizes) -> list[Span]:
+    """Runs of `window` sentences, fewer where they would not fit; each run goes on `shared` sentences before the last one's end."""
+    spans: list[Span] = []
+    first = reached = 0
+    while reached < len(units):
+        last = min(first + sizes.window, len(units))
+        while last > first + 1 and count([text[units[first][0] : units[last - 1][1]]])[0] > limit:
+            last -= 1
+        if last > reached:
+            spans.append((units[first][0], units[last - 1][1]))
+            reached = last
+            first = max(first + 1, last - sizes.shared)
+        else:  # all of it was in the last run: too little fits
+            first += 1
+    return spans
+
+
+def _overlapping(text: str, spans: Sequence[Span], count: Counter, overlap: int, limit: int) -> list[Span]:
+    """Let each span but the first begin up to `overlap` tokens earlier, at the beginning of a word of the span before it."""
+    if not overlap:
+        return list(spans)
+    result = list(spans[:1])
+    for (before, _), (start, end) in pairwise(spans):
+        words = [before + match.start() for match in _WORD.finditer(text[before:start]) if match.start()]
+        new = start
+        for word in reversed(words):
+            if count([text[word:start]])[0] > overlap or count([text[word:end]])[0] > limit:
+                break
+            new = word
+        result.append((new, end))
+    return result
 
 
 def _shorten(title: str, count: Counter, limit: int) -> str:

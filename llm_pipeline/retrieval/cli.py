@@ -35,6 +35,9 @@ def build(
     index: Index = None,
     model: Annotated[str, typer.Option(help="Embedder: all-MiniLM-L6-v2 (comes along), a local folder or a hub id.")] = "all-MiniLM-L6-v2",
     max_tokens: Annotated[int, typer.Option(min=8, help="Longer rows are cut into chunks of at most so many tokens.")] = 160,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a chunk repeats of the one before it.")] = 0,
+    window: Annotated[int, typer.Option(min=0, help="Chunks of so many sentences instead of sections and paragraphs.")] = 0,
+    shared: Annotated[int, typer.Option(min=0, help="Sentences that two windows share.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the embedder.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -44,12 +47,13 @@ def build(
     Example: llm-pipeline index build passages.parquet --index /tmp/index
     """
     from llm_pipeline.curation.files import Corpus
+    from llm_pipeline.retrieval.chunking import Sizes
     from llm_pipeline.retrieval.corpus import corpus_chunks
     from llm_pipeline.retrieval.embedding import Embedder
     from llm_pipeline.retrieval.index import build_generation
 
     started, source = time.monotonic(), Corpus(corpus)
-    rows = corpus_chunks(source, max_tokens)
+    rows = corpus_chunks(source, Sizes(max_tokens, overlap, window, shared))
     with progress("embedding", rows.num_rows) as (_, at):
         artifact = build_generation(_root(index, home), rows, Embedder(model, threads=threads), progress=lambda done, _: at(done))
     facts = {"generation": artifact.id, **artifact.info, "reused": artifact.reused, "damaged": len(source.damaged)}

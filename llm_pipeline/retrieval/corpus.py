@@ -13,7 +13,7 @@ import pyarrow as pa
 from llm_pipeline.curation.files import Corpus
 from llm_pipeline.errors import InputError
 from llm_pipeline.retrieval.access import NO_FILTERS, Filters, labels_of
-from llm_pipeline.retrieval.chunking import MAX_TOKENS, SCHEMA, Counter, chunk_document, minilm_counter
+from llm_pipeline.retrieval.chunking import SCHEMA, Counter, Sizes, chunk_document, minilm_counter
 from llm_pipeline.retrieval.search import Mode, Passage, Searcher
 from llm_pipeline.store import read_jsonl
 
@@ -21,7 +21,7 @@ _COLUMNS: dict[str, Any] = {"query_id": pa.string(), "rank": pa.int64(), "id": p
 RESULT: Any = pa.schema(_COLUMNS)
 
 
-def corpus_chunks(corpus: Corpus, max_tokens: int = MAX_TOKENS, count: Counter | None = None) -> pa.Table:
+def corpus_chunks(corpus: Corpus, sizes: Sizes, count: Counter | None = None) -> pa.Table:
     """The chunks of all rows; a row that fits is one chunk and keeps its id. Columns title, labels, source and kind are used if there."""
     counter = count or minilm_counter()
     rows = [row for table in corpus() for row in table.to_pylist() if row["text"].strip()]
@@ -30,10 +30,10 @@ def corpus_chunks(corpus: Corpus, max_tokens: int = MAX_TOKENS, count: Counter |
         if row["id"] in seen:
             raise InputError(f"{corpus.path}: the id {row['id']!r} stands twice; search results could not be told apart")
         seen.add(row["id"])
-    return pa.Table.from_pylist([chunk for row in rows for chunk in _chunks(row, counter, max_tokens)], schema=SCHEMA)
+    return pa.Table.from_pylist([chunk for row in rows for chunk in _chunks(row, counter, sizes)], schema=SCHEMA)
 
 
-def _chunks(row: Mapping[str, Any], count: Counter, max_tokens: int) -> Iterator[dict[str, Any]]:
+def _chunks(row: Mapping[str, Any], count: Counter, sizes: Sizes) -> Iterator[dict[str, Any]]:
     document = {
         "id": row["id"],
         "uri": row["id"],
@@ -44,7 +44,7 @@ def _chunks(row: Mapping[str, Any], count: Counter, max_tokens: int) -> Iterator
         "text": row["text"],
         "labels": labels_of(row.get("labels")),
     }
-    chunks = [asdict(chunk) for chunk in chunk_document(document, count, max_tokens)]
+    chunks = [asdict(chunk) for chunk in chunk_document(document, count, sizes)]
     if len(chunks) == 1:
         chunks[0]["id"] = row["id"]
     yield from chunks
