@@ -1,8 +1,9 @@
-"""The log of what was asked and answered: JSON lines in append-only segments, on disk before a reply ends.
+"""The log of what was asked and answered: JSON lines in append-only segments, written before a reply ends.
 
-One segment belongs to one process, so nothing is locked; a thread scrubs and writes whatever has gathered and syncs once for all
-of it (group commit), so durability costs one `fsync` per batch, not per request. A full disk refuses rows (`OSError`) and loses
-none that it accepted; the next row is tried again, so it recovers by itself.
+One segment belongs to one process, so nothing is locked; a thread scrubs and writes whatever has gathered in one go (group commit).
+What was written survives the death of every process. `sync` says what the power may take: nothing, at the price of the disk's flush in
+every reply's latency (one flush per batch, not per request), or the last moments. A full disk refuses rows (`OSError`) and loses none
+that it accepted; the next row is tried again, so it recovers by itself.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class LogSettings:
 
     scrub: Literal["none", "pii"] = "none"
     """pii: personal data of messages, answers and feedback is replaced (data/policies/pii.yaml) before it is written."""
+    sync: Literal["background", "reply"] = "background"
+    """When the disk is flushed: every `sync_seconds`, or before each reply ends (then not even the power takes an answered row)."""
+    sync_seconds: float = 0.2
     segment_bytes: int = 64 << 20
     segment_seconds: float = 3600.0
     """A segment ends at this size or age, whichever comes first, so that it can be archived or deleted whole."""
@@ -45,14 +49,14 @@ class LogSettings:
     """Rows that may wait for the disk; one more is refused at once."""
 
     def __post_init__(self) -> None:
-        if self.segment_bytes < 1 or self.segment_seconds <= 0 or self.most_waiting < 1:
+        if min(self.segment_bytes, self.segment_seconds, self.most_waiting, self.sync_seconds) <= 0:
             raise ConfigError(f"interaction log: expected positive sizes and times, received {self}")
 
 
 class SegmentWriter:
-    """Appends rows to `<folder>/<pid>-<start>.jsonl`; a row is durable when `append` returns.
+    """Appends rows to `<folder>/<pid>-<start>.jsonl`; a row is written (and flushed, as `sync` says) when `append` returns.
 
-    `also` is called on the writing thread with the rows of each batch as they were written (scrubbed, if so), once they are durable.
+    `also` is called on the writing thread with the rows of each batch as they were written (scrubbed, if so).
     """
 
     def __init__(self, folder: Path, settings: LogSettings = LogSettings(), also: Callable[[Sequence[Row]], None] | None = None) -> None:
@@ -62,13 +66,17 @@ class SegmentWriter:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self.counts: Counter[str] = Counter()
         """Rows that were written, and those that were refused."""
-        self._torn = False
+        self._torn, self._unsynced = False, False
+        self._ended, self._syncing = threading.Event(), threading.Lock()
         self._open()
-        self._thread = threading.Thread(target=self._run, name="segments", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="segments", daemon=True)]
+        if settings.sync == "background":
+            self._threads.append(threading.Thread(target=self._sync_often, name="segments-sync", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, row: Interaction | Row) -> asyncio.Future[None]:
-        """Hand a row to the writing thread; the future ends when it is durable, with OSError when the disk refuses it.
+        """Hand a row to the writing thread; the future ends when it is written, with OSError when the disk refuses it.
 
         The row is read later, so it must not change any more.
         """
@@ -87,7 +95,11 @@ class SegmentWriter:
 
     def close(self) -> None:
         self._queue.put(None)
-        self._thread.join()
+        self._threads[0].join()
+        self._ended.set()
+        for thread in self._threads[1:]:
+            thread.join()
+        self._flush()
         self._file.close()
 
     def _open(self) -> None:
@@ -138,7 +150,9 @@ class SegmentWriter:
         if size < self._settings.segment_bytes and (size == 0 or time.monotonic() < self._until):
             return
         full = self._file
-        with suppress(OSError):  # no room for another file: go on in this one
+        with suppress(OSError), self._syncing:  # no room for another file: go on in this one
+            if self._settings.sync == "background":
+                os.fdatasync(full.fileno())
             self._open()
             full.close()
             self._torn = False
@@ -149,8 +163,9 @@ class SegmentWriter:
         try:
             while data:
                 data = data[self._file.write(data) :]
-            os.fdatasync(self._file.fileno())
-            self._torn = False
+            if self._settings.sync == "reply":
+                os.fdatasync(self._file.fileno())
+            self._torn, self._unsynced = False, True
         except OSError:
             self._torn = True
             with suppress(OSError):  # half a line would spoil the next one
@@ -158,6 +173,21 @@ class SegmentWriter:
                 self._file.seek(start)  # else the next failure would truncate to beyond the end, which writes zeros
                 self._torn = False
             raise
+
+    def _sync_often(self) -> None:
+        while not self._ended.wait(self._settings.sync_seconds):
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._unsynced:
+            return
+        self._unsynced = False
+        try:
+            with self._syncing:
+                os.fdatasync(self._file.fileno())
+        except OSError as error:
+            self.counts["not_flushed"] += 1
+            log.error("the interaction log cannot be flushed; the last rows are safe from a crash of this process only: %r", error)
 
 
 def _line(row: Row) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -248,6 +249,47 @@ def test_kill_9_under_load_loses_no_acknowledged_row(tmp_path: Path) -> None:
         assert set(acknowledged) <= set(ids(tmp_path))
         for path in tmp_path.glob("*.jsonl"):
             path.unlink()
+
+
+@pytest.mark.parametrize("sync", ["reply", "background"])
+def test_the_disk_is_flushed_before_the_reply_or_soon_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: Any) -> None:
+    flushed = threading.Event()
+
+    def flush(descriptor: int) -> None:
+        os.fsync(descriptor)
+        flushed.set()
+
+    monkeypatch.setattr(os, "fdatasync", flush)
+
+    async def write() -> None:
+        writer = SegmentWriter(tmp_path, LogSettings(sync=sync, sync_seconds=0.001))
+        await writer.append({"id": 1})
+        if sync == "reply":
+            assert flushed.is_set()
+        assert await asyncio.to_thread(flushed.wait, 30)
+        writer.close()
+
+    asyncio.run(write())
+    assert ids(tmp_path) == [1]
+
+
+def test_a_disk_that_cannot_be_flushed_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+
+    async def write() -> None:
+        strict, lazy = SegmentWriter(tmp_path / "a", LogSettings(sync="reply")), SegmentWriter(tmp_path / "b")
+        with pytest.raises(OSError, match="Input/output error"):
+            await strict.append({"id": 1})
+        await lazy.append({"id": 1})
+        strict.close()
+        lazy.close()
+        assert (strict.counts, lazy.counts) == ({"refused": 1}, {"written": 1, "not_flushed": 1})
+
+    asyncio.run(write())
+    assert (ids(tmp_path / "a"), ids(tmp_path / "b")) == ([], [1])
 
 
 def test_settings_are_checked() -> None:
