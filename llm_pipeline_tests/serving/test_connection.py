@@ -88,6 +88,12 @@ def answer(client: socket.socket) -> tuple[int, dict[str, str], Any]:
     return int(first.split()[1]), headers, json.loads(body)
 
 
+def until_closed(client: socket.socket) -> None:
+    with client:
+        while client.recv(65536):
+            pass
+
+
 def request(path: str = "/", body: bytes = b"", headers: str = "") -> bytes:
     return f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
 
