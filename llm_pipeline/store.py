@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("LANCE_LOG", "error")  # that a dataset is written for the first time is no warning
-
-import lance
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from llm_pipeline.errors import InputError, MissingError, near
+
+if TYPE_CHECKING:  # tables cost 110 MB, which a process that reads none need not have
+    import lance
+    import pyarrow as pa
+
+os.environ.setdefault("LANCE_LOG", "error")  # that a dataset is written for the first time is no warning
 
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode
 
@@ -40,6 +41,8 @@ def content_hash(*parts: object) -> str:
 
 def table_hash(rows: pa.Table) -> str:
     """Hash of schema and values, independent of how the table is chunked."""
+    import pyarrow as pa
+
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema.remove_metadata()) as writer:
         if rows.num_rows:
@@ -171,6 +174,8 @@ class Lake:
 
     def replace(self, table: str, day: str, rows: pa.Table) -> str:
         """Make `rows` the whole content of `day` in one commit and return its data version (unchanged content: no commit)."""
+        import lance
+
         rows = _with_day(rows, day)
         version = table_hash(rows)
         path = self._path(table, day)
@@ -181,6 +186,8 @@ class Lake:
 
     def read(self, table: str, days: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of `days` (all when None) in the order of days, within a day as written; a missing day is an error."""
+        import pyarrow as pa
+
         wanted = self.days(table) if days is None else list(days)
         if not wanted:
             known = [path.name for path in self.root.glob("*") if path.is_dir()]
@@ -210,6 +217,8 @@ class Lake:
         return sorted(path.stem for path in (self.root / table).glob("*.lance"))
 
     def _day(self, table: str, day: str) -> lance.LanceDataset:
+        import lance
+
         path = self._path(table, day)
         if not path.exists():
             raise MissingError(f"table {table!r} has no day {day}; it has {', '.join(self.days(table)) or 'none'}")
@@ -220,6 +229,8 @@ class Lake:
 
 
 def _with_day(rows: pa.Table, day: str) -> pa.Table:
+    import pyarrow as pa
+
     column = pa.array([day] * rows.num_rows, pa.string())
     if "day" in rows.column_names:
         return rows.set_column(rows.column_names.index("day"), "day", column)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from llm_pipeline.serving.asgi import EventStream, HttpError, Send, send_json
 from llm_pipeline.serving.cache import AnswerCache, Lookup
@@ -23,6 +24,8 @@ from llm_pipeline.serving.protocol_reply import ChatReply
 from llm_pipeline.serving.upstream_ask import Engines
 
 log = logging.getLogger(__name__)
+USUAL_TOKENS = 256
+"""Length that is asked of a key's limits for an answer whose length the client leaves open."""
 
 
 class Gate:
@@ -103,16 +106,17 @@ class Answering:
     def __init__(self, settings: GatewaySettings, log: SegmentWriter, limiter: Limiter, cache: AnswerCache, metrics: Metrics) -> None:
         self._log, self._limiter, self._cache, self._metrics = log, limiter, cache, metrics
         self._gate = Gate(settings.protection)
-        self._engines = Engines(settings.protection.max_output_tokens)
+        self.engines = Engines(settings.protection.max_output_tokens)
         self._search = ThreadPoolExecutor(2, "retrieval")
         self._protection = settings.protection
 
     async def close(self) -> None:
-        await self._engines.close()
+        await self.engines.close()
 
     async def answer(self, exchange: Exchange, reply: ChatReply, send: Send) -> None:
         """Answer one request whose arm is chosen; refusals before anything was done for it are raised as `HttpError`."""
-        async with self._limiter.admit(exchange.key, self._tokens_asked(exchange)) as permit:
+        asked = self._asked(exchange)
+        async with self._limiter.admit(exchange.key, sum(asked.values()), exchange.arm.dearest.of(asked)) as permit:
             await self._gate.enter()
             exchange.seconds["queue"] = exchange.clock()
             self._metrics.in_flight.inc()
@@ -123,8 +127,8 @@ class Answering:
                 self._metrics.in_flight.dec()
                 permit.settle(sum(exchange.usage.values()), exchange.cost)
 
-    def _tokens_asked(self, exchange: Exchange) -> int:
-        """A bound of what the request may use: four characters are about a token."""
+    def _asked(self, exchange: Exchange) -> dict[str, int]:
+        """About what the request may use: four characters are about a token."""
         request = exchange.request
         size = sum(len(message["content"]) for message in request.messages)
         if size > self._protection.max_prompt_characters:
@@ -132,7 +136,7 @@ class Answering:
             raise HttpError(400, f"messages: {size} characters, at most {longest} are taken", code="prompt_too_long")
         if (request.max_tokens or 0) > self._protection.max_output_tokens:
             raise HttpError(400, f"max_tokens: received {request.max_tokens}, at most {self._protection.max_output_tokens}")
-        return size // 4 + (request.max_tokens or 0) * request.n + 1
+        return {"prompt_tokens": size // 4 + 1, "completion_tokens": (request.max_tokens or USUAL_TOKENS) * request.n}
 
     async def _recorded(self, exchange: Exchange, output: Output) -> None:
         """Whatever happens after the arm was chosen is logged under that arm, and the reply ends once it is."""
@@ -176,7 +180,7 @@ class Answering:
         if exchange.fixed is None and (request.retrieval if request.retrieval is not None else route.retrieval):
             await self._retrieve(exchange)
         if exchange.fixed is None:
-            return await self._engines.answer(exchange, output.show if request.stream else None)
+            return await self.engines.answer(exchange, output.show if request.stream else None)
         if request.stream:
             await output.show([(0, exchange.fixed)])
 
@@ -196,7 +200,8 @@ class Answering:
         if route.searcher is None:
             raise HttpError(503, f"release {route.release} has no index to retrieve from", code="retrieval_unavailable")
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._search, route.searcher.search, exchange.question, route.passages)
+        search = partial(route.searcher.search, exchange.question, route.passages, labels=exchange.key.labels)
+        found = await loop.run_in_executor(self._search, search)
         searched = exchange.clock()
         verdict = await exchange.arm.guards.before((), [passage.text for passage in found])
         exchange.note(verdict)

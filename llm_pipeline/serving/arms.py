@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llm_pipeline.serving.guardrails import Guards
 from llm_pipeline.serving.routing import Route
+from llm_pipeline.serving.upstream import Prices
 from llm_pipeline.serving.upstream_plan import ENGINE, Plan, plan_of
 
 
@@ -18,6 +20,12 @@ class Arm:
     guards: Guards
     plan: Plan
     prompt_id: str
+
+    @cached_property
+    def dearest(self) -> Prices:
+        """The highest prices that a request may be answered at."""
+        prices = [self.plan.prices, *(upstream.prices for upstream in self.plan.upstreams.values())]
+        return Prices(max(price.prompt for price in prices), max(price.completion for price in prices))
 
     @property
     def ready(self) -> bool:

@@ -18,7 +18,7 @@ from llm_pipeline.config import build
 from llm_pipeline.errors import ConfigError, near
 from llm_pipeline.serving.state import Spec
 
-RELEASE_KEYS = frozenset({"name", "retrieval", "passages", "replicas"})
+RELEASE_KEYS = frozenset({"name", "retrieval", "passages", "replicas", "routing", "cache"})
 """Keys of a release's settings that are not the engine's own."""
 
 

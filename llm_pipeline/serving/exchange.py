@@ -112,7 +112,7 @@ class Exchange:
         """The messages for the model. Turns of tools go as they are; the prompt is put around the last question."""
         prompt, messages = self.arm.route.prompt, self.messages
         texts = [passage.text for passage in self.passages]
-        if all(len(message) == 2 for message in messages):
+        if messages[-1]["role"] == "user" and all(len(message) == 2 for message in messages):
             return [*prompt.messages(messages, texts), *self.remarks]
         last = max(i for i, message in enumerate(messages) if message["role"] == "user")
         head = [message for message in messages[:1] if message["role"] == "system"]
@@ -157,20 +157,18 @@ class Exchange:
 
     def take(self, events: Sequence[Mapping[str, Any]]) -> Pieces:
         """Take in what an engine sent; what may be shown of it, one piece for each answer."""
-        pieces: dict[int, str] = {}
+        parts: dict[int, str] = {}
         for event in events:
             if event.get("usage"):
                 self.usage, self._reported = {name: int(event["usage"].get(name) or 0) for name in self.usage}, True
             for part in event.get("choices") or ():
-                choice = self.choices.get(int(part.get("index") or 0))
-                if choice is None:
-                    continue
-                if text := choice.take(part):
-                    pieces[choice.index] = pieces.get(choice.index, "") + text
-                self._counted += 1
-                if "first_token" not in self.seconds and (choice.raw or choice.calls):
-                    self.seconds["first_token"] = self.clock()
-        return list(pieces.items())
+                if (choice := self.choices.get(part.get("index") or 0)) is not None:
+                    self._counted += 1
+                    if text := choice.take(part):
+                        parts[choice.index] = parts.get(choice.index, "") + text
+        if "first_token" not in self.seconds and self._counted:
+            self.seconds["first_token"] = self.clock()
+        return [(index, shown) for index, text in parts.items() if (shown := self.choices[index].feed(text))]
 
     @property
     def stopped(self) -> bool:

@@ -50,20 +50,21 @@ class Choice:
     def logprobs(self) -> list[float]:
         return [float(-100.0 if entry.get("logprob") is None else entry["logprob"]) for entry in self._logprobs]
 
-    def take(self, choice: Mapping[str, Any]) -> str:
-        """One event's part of this answer; returns the text that may be shown now."""
+    def take(self, choice: Mapping[str, Any]) -> str | None:
+        """Note one event's part of this answer; returns its text, which is for `feed`."""
         delta = choice.get("delta") or choice
-        piece = delta.get("content") or delta.get("text")
         if choice.get("logprobs"):
             self._logprobs += choice["logprobs"].get("content") or ()
         for call in delta.get("tool_calls") or ():
             self._call(call)
-        shown = self._feed(piece) if piece and not self.verdict.stops else ""
         if choice.get("finish_reason"):
             self.finish = choice["finish_reason"]
-        return shown
+        return delta.get("content")
 
-    def _feed(self, piece: str) -> str:
+    def feed(self, piece: str) -> str:
+        """Take in text, that of several events at once where they came together; returns what may be shown now."""
+        if self.verdict.stops:
+            return ""
         self.raw.append(piece)
         if self._held:
             return ""

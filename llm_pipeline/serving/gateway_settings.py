@@ -10,6 +10,7 @@ from llm_pipeline.config import load
 from llm_pipeline.serving.interactions import LogSettings
 from llm_pipeline.serving.limits import Protection
 from llm_pipeline.serving.telemetry import TelemetrySettings
+from llm_pipeline.serving.upstream import Upstream
 
 FILE = "gateway.yaml"
 
@@ -24,7 +25,12 @@ class GatewaySettings:
     cache_bytes: int = 64 << 20
     """Memory of the answer cache; which answers it keeps is a release's setting."""
     embedder: str | None = None
-    """Folder of the embedding model behind /v1/embeddings; without one the path answers 404."""
+    """Folder of the embedding model behind /v1/embeddings; without one it is that of the release's index."""
+
+    @property
+    def embedding_upstream(self) -> Upstream | None:
+        """Where /v1/embeddings is passed on to, instead."""
+        return None
 
 
 def load_settings(folder: Path) -> GatewaySettings:

@@ -66,7 +66,7 @@ def parse_chat(body: Any, fields: Sequence[str] = ENGINE_FIELDS) -> ChatRequest:
     top_logprobs = _integer(body, "top_logprobs", 0, 20) or 0
     if top_logprobs and not logprobs:
         raise HttpError(400, "top_logprobs: needs logprobs: true")
-    longest = "max_completion_tokens" if body.get("max_tokens") is None else "max_tokens"
+    lengths = [_integer(body, name, 1) for name in ("max_tokens", "max_completion_tokens")]
     messages = _messages(body.get("messages"), with_tools="tools" in fields)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping) or set(options) - {"include_usage"}:
@@ -77,7 +77,7 @@ def parse_chat(body: Any, fields: Sequence[str] = ENGINE_FIELDS) -> ChatRequest:
         include_usage=bool(options.get("include_usage")),
         temperature=temperature,
         top_p=_number(body, "top_p", 1.0, 1e-6, 1.0),
-        max_tokens=_integer(body, longest, 1),
+        max_tokens=min((length for length in lengths if length is not None), default=None),
         stop=_stop(body.get("stop")),
         user=_text(body, "user"),
         logprobs=logprobs,
@@ -109,8 +109,8 @@ def _messages(raw: Any, *, with_tools: bool) -> list[dict[str, Any]]:
     if not isinstance(raw, list) or not raw:
         raise HttpError(400, "messages: expected a list of at least one message")
     messages = [_message(i, message, with_tools) for i, message in enumerate(raw)]
-    if messages[-1]["role"] not in ("user", "tool"):
-        raise HttpError(400, "messages: the last one must be the user's")
+    if not any(message["role"] == "user" for message in messages):
+        raise HttpError(400, "messages: at least one must be the user's")
     return messages
 
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ class Found(Protocol):
 
 
 class Searcher(Protocol):
-    def search(self, question: str, k: int = ...) -> Sequence[Found]: ...
+    def search(self, question: str, k: int = ..., *, labels: Collection[str] = ...) -> Sequence[Found]: ...
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llm_pipeline.config import build, load_yaml
-from llm_pipeline.errors import ConfigError
+from llm_pipeline.errors import ConfigError, near
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, find_file
+from llm_pipeline.serving.cache import cache_settings
 from llm_pipeline.serving.gateway_settings import GatewaySettings
 from llm_pipeline.serving.guardrails import load_policy
 from llm_pipeline.serving.keys import key_hash
@@ -45,6 +47,8 @@ class Model:
     index: str | None = None
     """Folder of an index; passages of it are put before questions."""
     passages: int = 2
+    cache: Mapping[str, Any] = field(default_factory=dict)
+    """As in a release's engine settings; off when empty."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Alone(GatewaySettings):
     """The file of a gateway that runs alone."""
 
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
+    embeddings: str | None = None
+    """The upstream that /v1/embeddings goes to."""
     models: Mapping[str, Model] = field(default_factory=lambda: {"default": Model()})
 
     def __post_init__(self) -> None:
@@ -59,13 +65,20 @@ class Alone(GatewaySettings):
             raise ConfigError("gateway: expected at least one upstream and one model")
         for upstream in self.upstreams.values():
             upstream.key()
+        if self.embeddings is not None and self.embeddings not in self.upstreams:
+            raise ConfigError(f"gateway: embeddings: unknown upstream {self.embeddings!r}{near(self.embeddings, self.upstreams)}")
         for name, model in self.models.items():
+            cache_settings({"cache": model.cache})
             plan = self.plan(model)
             for task in plan.tasks:
                 if task.release is not None and task.release not in self.models:
                     raise ConfigError(f"gateway: model {name!r}: task {task.name!r} names an unknown model {task.release!r}")
             if ENGINE in plan.order:
                 raise ConfigError(f"gateway: model {name!r}: there is no {ENGINE!r} here, only upstreams")
+
+    @property
+    def embedding_upstream(self) -> Upstream | None:
+        return self.upstreams[self.embeddings] if self.embeddings else None
 
     def plan(self, model: Model) -> Plan:
         return Plan(self.upstreams, model.order or tuple(self.upstreams), model.escalate, model.tasks)
@@ -95,8 +108,8 @@ class FileRoutes:
         searcher = open_index(model.index)
         if model.index and searcher is None:
             raise ConfigError(f"gateway: model {name!r}: index {model.index} cannot be opened")
-        plan = {"routing": asdict(settings.plan(model))}
-        return Route(name, prompt, load_policy(model.policy), searcher, searcher is not None, model.passages, engine=plan)
+        engine = {"routing": asdict(settings.plan(model)), "cache": model.cache}
+        return Route(name, prompt, load_policy(model.policy), searcher, searcher is not None, model.passages, engine=engine)
 
     def refresh(self) -> Snapshot:
         return Snapshot(0, self._weights, self._routes, self._state.keys.valid(), at=time.time())

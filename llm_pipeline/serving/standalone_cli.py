@@ -1,8 +1,12 @@
-"""`llm-pipeline gateway`: the gateway alone, in front of any OpenAI-compatible servers."""
+"""`llm-pipeline gateway`: the gateway alone, in front of any OpenAI-compatible servers.
+
+It becomes a process of its own, `python -m llm_pipeline.serving.standalone_cli`, which has loaded nothing of the other stages.
+"""
 
 from __future__ import annotations
 
-import logging
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +17,10 @@ from llm_pipeline.shell import HomeOption, open_home
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(gateway)
+    @app.command("gateway", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+    def become(context: typer.Context) -> None:
+        """A gateway alone, in front of OpenAI-compatible servers. Example: llm-pipeline gateway --upstream http://127.0.0.1:9000"""
+        os.execv(sys.executable, [sys.executable, "-m", __name__, *context.args])
 
 
 def gateway(
@@ -36,12 +43,13 @@ def gateway(
     from llm_pipeline.serving.asgi import serve
     from llm_pipeline.serving.connection import Tls
     from llm_pipeline.serving.gateway import Gateway
+    from llm_pipeline.serving.logs import start_logging
     from llm_pipeline.serving.standalone import Alone, FileRoutes, load_alone
     from llm_pipeline.serving.upstream import Upstream
 
     if (config is None) == (not upstream):
         raise typer.BadParameter("expected either --config or --upstream")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_logging()
     try:
         urls = {f"upstream-{i}": Upstream(url, model, key_variable) for i, url in enumerate(upstream or (), 1)}
         settings = load_alone(config) if config else Alone(upstreams=urls)
@@ -54,3 +62,7 @@ def gateway(
     tls = Tls(certificate, private_key or certificate) if certificate else None
     app = Gateway(place, settings, routes, by_name=True)
     serve(app, port, fd=fd, shared=reuse_port, protection=settings.protection, tls=tls)
+
+
+if __name__ == "__main__":
+    typer.run(gateway)

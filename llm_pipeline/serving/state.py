@@ -21,7 +21,7 @@ from llm_pipeline.serving.database import metadata, open_database
 from llm_pipeline.serving.keys import Keys
 from llm_pipeline.store import content_hash
 
-NOT_THE_ENGINES = frozenset({"retrieval", "passages", "replicas"})
+NOT_THE_ENGINES = frozenset({"retrieval", "passages", "replicas", "routing", "cache"})
 """Keys of a release's engine settings that the gateway and the supervisor read; the rest is what the engine is."""
 FINISHED = ("promoted", "rolled_back", "held", "failed")
 

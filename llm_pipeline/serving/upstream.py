@@ -232,6 +232,22 @@ class Call:
                 raise _told(event["error"])
             found.append(event)
 
+    async def whole(self) -> Any:
+        """The JSON of an answer that is not streamed."""
+        connection = self._connection
+        assert connection is not None
+        body = b""
+        try:
+            while data := await connection.read():
+                body += data
+                if len(body) > LONGEST_LINE:
+                    break
+            return orjson.loads(body)
+        except (OSError, TimeoutError) as error:
+            raise self._failure(error) from error
+        except ValueError:
+            raise UpstreamError(503, "the engine's answer is not JSON", code="engine_failed", retry_after=1) from None
+
     async def finish(self) -> None:
         """Read what follows [DONE], so that the connection can be used again."""
         connection = self._connection

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from llm_pipeline.serving.asgi import HttpError
 from llm_pipeline.serving.exchange import Exchange, Pieces
-from llm_pipeline.serving.upstream import Target, UpstreamError, Upstreams
+from llm_pipeline.serving.upstream import Target, Upstream, UpstreamError, Upstreams
 from llm_pipeline.serving.upstream_plan import ENGINE, Escalation, own_engine, unsure
 
 Show = Callable[[Pieces], Awaitable[None]]
@@ -24,6 +25,13 @@ class Engines:
 
     async def close(self) -> None:
         await self._upstreams.close()
+
+    async def fetch(self, upstream: Upstream, path: str, body: dict[str, Any], request_id: str, trace: str) -> Any:
+        """What an upstream answers to a request of another kind."""
+        target = self._upstreams.target("", upstream)
+        model = {"model": upstream.model} if upstream.model else {}
+        async with self._upstreams.call(target, path, body | model, request_id, trace) as call:
+            return await call.whole()
 
     async def answer(self, exchange: Exchange, show: Show | None) -> None:
         """Fill the exchange's answers; `show` gets the pieces of a stream as they come. Raises `HttpError`."""
