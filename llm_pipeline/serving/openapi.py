@@ -19,6 +19,7 @@ from llm_pipeline.serving.openapi_parts import (
     obj,
 )
 from llm_pipeline.serving.protocol import MOST_CHOICES
+from llm_pipeline.serving.protocol_more import COMPLETION_FIELDS, MOST_INPUTS
 
 Schema = dict[str, Any]
 TEXT = {"type": "string", "maxLength": 200}
@@ -63,6 +64,7 @@ def chat_body(models: Sequence[str], max_output_tokens: int) -> Schema:
     fields = chat_fields(models, max_output_tokens)
     with_logprobs: Schema = {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}}
     with_tools: Schema = {"required": ["tools"], "properties": {"tools": {"type": "array"}}}
+    lengths: list[Schema] = [{"properties": {name: {"type": "null"}}} for name in ("max_tokens", "max_completion_tokens")]
     return {
         "type": "object",
         "properties": fields,
@@ -71,8 +73,28 @@ def chat_body(models: Sequence[str], max_output_tokens: int) -> Schema:
         "allOf": [
             {"anyOf": [with_logprobs, {"properties": {"top_logprobs": {"enum": [0, None]}}}]},
             {"anyOf": [with_tools, {"properties": {"tool_choice": {"enum": ["none", None]}}}]},
+            {"anyOf": lengths},
         ],
     }
+
+
+def completion_body(models: Sequence[str], max_output_tokens: int) -> Schema:
+    """The older kind: a text instead of messages; null is welcome under any name."""
+    fields = {name: schema for name, schema in chat_fields(models, max_output_tokens).items() if name in COMPLETION_FIELDS}
+    prompt: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "string"}}]}
+    return {
+        "type": "object",
+        "properties": {"prompt": prompt, **fields},
+        "required": ["prompt"],
+        "additionalProperties": {"type": "null"},
+    }
+
+
+def embedding_body() -> Schema:
+    """One text or several."""
+    texts: Schema = {"anyOf": [ONE_TEXT, {"type": "array", "minItems": 1, "maxItems": MOST_INPUTS, "items": ONE_TEXT}]}
+    fields = {"model": maybe(TEXT), "input": texts, "encoding_format": {"enum": ["float", "base64", None]}, "user": maybe(TEXT)}
+    return {"type": "object", "properties": fields, "required": ["input"], "additionalProperties": {"type": "null"}}
 
 
 def feedback_body() -> Schema:
@@ -99,8 +121,8 @@ def document(paths: Collection[str], models: Sequence[str] = ("default",), max_o
     """The document of a gateway that serves `paths` ("POST /v1/chat/completions", ...) and these models."""
     known = {
         "POST /v1/chat/completions": _operation("chat", _answers(CHAT_REPLY, stream=True), chat_body(models, max_output_tokens)),
-        "POST /v1/completions": _operation("complete", _answers(TEXT_REPLY, stream=True), {"type": "object"}),
-        "POST /v1/embeddings": _operation("embed", _answers(EMBEDDING_REPLY), {"type": "object"}),
+        "POST /v1/completions": _operation("complete", _answers(TEXT_REPLY, stream=True), completion_body(models, max_output_tokens)),
+        "POST /v1/embeddings": _operation("embed", _answers(EMBEDDING_REPLY), embedding_body()),
         "POST /v1/feedback": _operation("feedback", _answers(obj({"ok": {"const": True}}, "ok")), feedback_body()),
         "GET /v1/models": _operation("models", _answers(MODELS_REPLY)),
         "GET /healthz": _operation("healthz", _answers(obj({"status": {"const": "ok"}}, "status")), open_to_all=True),
@@ -136,7 +158,7 @@ def _operation(name: str, responses: Mapping[str, Any], body: Schema | None = No
 def _answers(schema: Schema, *, stream: bool = False) -> dict[str, Any]:
     reply = _json("Answered", schema)
     if stream:
-        reply["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        reply["content"]["text/event-stream"] = {"schema": obj({"data": {"type": "string"}}, "data")}
     return {"200": reply}
 
 

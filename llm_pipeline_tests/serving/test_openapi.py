@@ -11,8 +11,9 @@ from jsonschema import Draft202012Validator
 
 from llm_pipeline.serving.admin import build_app
 from llm_pipeline.serving.feedback import FIELDS
-from llm_pipeline.serving.openapi import chat_body, document, feedback_body
+from llm_pipeline.serving.openapi import chat_body, completion_body, document, embedding_body, feedback_body
 from llm_pipeline.serving.protocol import GATEWAY_FIELDS
+from llm_pipeline.serving.protocol_more import COMPLETION_FIELDS, EMBEDDING_FIELDS
 from llm_pipeline.serving.state import State
 from llm_pipeline_tests.serving.gateways import served
 
@@ -41,6 +42,8 @@ def test_the_admin_api_is_as_its_document_says(tmp_path: Path) -> None:
 
 def test_the_document_has_every_field_that_a_parser_knows() -> None:
     assert set(chat_body(["default"], 100)["properties"]) == set(GATEWAY_FIELDS)
+    assert set(completion_body(["default"], 100)["properties"]) == set(COMPLETION_FIELDS)
+    assert set(embedding_body()["properties"]) == set(EMBEDDING_FIELDS)
     assert set(feedback_body()["properties"]) == set(FIELDS)
 
 
