@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +23,7 @@ from llm_pipeline.serving.cache_semantic import MOST_ALIKE, Space, Vector
 from llm_pipeline.serving.keys import Key
 from llm_pipeline.serving.protocol import ChatRequest
 from llm_pipeline.store import content_hash
+from llm_pipeline_tests.serving.gateways import FakeEngine, Place, gateway, served
 
 EXACT, SEMANTIC = CacheSettings(exact=True), CacheSettings(exact=True, semantic=True, threshold=0.9, wait_seconds=10)
 
@@ -292,3 +296,33 @@ def test_a_release_with_wrong_settings_answers_without_a_cache(caplog: pytest.Lo
     found = run(AnswerCache().lookup(ask("Fee?"), Arm("r", {"cache": {"treshold": 1}}), key()))
     assert (found.state, found.answer) == ("", None)
     assert "treshold" in caplog.text
+
+
+def test_a_gateway_replies_the_same_from_memory_says_so_and_records_it_at_no_cost(tmp_path: Path) -> None:
+    engine = FakeEngine(["5", " €"])
+    prices = {"prices": {"prompt": 1.0, "completion": 1.0}}
+    with served(engine) as url:
+        raw = {"upstreams": {"a": {"url": url, **prices}}, "models": {"default": {"cache": {"exact": True}}, "plain": {}}}
+        with gateway(tmp_path, raw) as place:
+            replies = [talk(place), talk(place), talk(place, stream=True), talk(place, temperature=0.5), talk(place, model="plain")]
+            rows = place.logged()
+    assert [reply.headers.get("x-cache") for reply in replies] == ["miss", "hit", "hit", None, None]
+    assert len(engine.bodies) == 3
+    first, second = (reply.json() for reply in replies[:2])
+    assert second["choices"] == first["choices"]
+    assert (first["usage"]["total_tokens"], second["usage"]["total_tokens"]) == (9, 0)
+    assert "5 €" in "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in events(replies[2]))
+    assert [row["cache"] for row in rows] == ["miss", "hit", "hit", "", ""]
+    assert [row["answer"] for row in rows] == ["5 €"] * 5
+    assert [row["cost"] > 0 for row in rows] == [True, False, False, True, True]
+    assert len({row["id"] for row in rows}) == 5
+
+
+def talk(place: Place, **body: Any) -> httpx.Response:
+    body = {"model": "default", "messages": [{"role": "user", "content": "Fee?"}]} | body
+    return httpx.post(f"{place.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {place.key}"}, timeout=30)
+
+
+def events(reply: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
+    return [json.loads(line) for line in lines if line != "[DONE]"]

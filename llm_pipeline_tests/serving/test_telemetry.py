@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
@@ -14,7 +15,7 @@ from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
 from llm_pipeline.serving.telemetry import Collector, Telemetry, TelemetrySettings, trace_of
 from llm_pipeline_tests.serving.collector import Received, attributes, collector
-from llm_pipeline_tests.serving.gateways import served
+from llm_pipeline_tests.serving.gateways import FakeEngine, gateway, served
 from llm_pipeline_tests.serving.test_cache import answered
 
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -177,3 +178,30 @@ def test_mlflow_takes_the_spans_as_traces(tmp_path: Path, monkeypatch: pytest.Mo
     assert spans["chat default"].inputs == [{"role": "user", "parts": [{"type": "text", "content": "Fee?"}]}]
     assert trace.info.token_usage == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
     assert trace.info.execution_duration == 500
+
+
+def test_a_gateway_takes_the_clients_trace_to_its_engine_and_its_collector_without_secrets(tmp_path: Path) -> None:
+    engine = FakeEngine(["ask mary@example.org", " now"])
+    with collector() as received, served(engine) as url:
+        telemetry = {"collectors": [{"endpoint": received.url}], "content": True, "delay_seconds": 0.01}
+        raw = {"upstreams": {"a": {"url": url}}, "telemetry": telemetry, "interactions": {"scrub": "pii"}}
+        with gateway(tmp_path, raw) as place:
+            body = {
+                "model": "default",
+                "messages": [{"role": "user", "content": "I am mary@example.org. Whom do I ask?"}],
+                "temperature": 0.5,
+            }
+            headers = {"authorization": f"Bearer {place.key}", "traceparent": f"00-{TRACE}-{CLIENT}-01"}
+            reply = httpx.post(f"{place.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+            assert reply.status_code == 200
+            assert received.arrived.acquire(timeout=30)
+            [row] = place.logged()
+    spans = {span.name: span for span in received.spans}
+    root = spans["POST /v1/chat/completions"]
+    assert (root.trace_id.hex(), root.parent_span_id.hex(), root.span_id.hex()) == (TRACE, CLIENT, row["span_id"])
+    assert engine.headers[0]["traceparent"] == f"00-{TRACE}-{row['span_id']}-01"
+    assert attributes(spans["chat default"])["gen_ai.request.temperature"] == 0.5
+    everything = json.dumps([attributes(span) for span in received.spans])
+    assert "[EMAIL]" in everything
+    assert "mary" not in everything + json.dumps(row)
+    assert place.key not in everything + json.dumps(row)
