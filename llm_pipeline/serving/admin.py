@@ -22,7 +22,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from llm_pipeline.errors import ConfigError, ContractError, EndpointError, InputError, MissingError, PipelineError
+from llm_pipeline.errors import ConfigError, ContractError, EndpointError, InputError, MissingError, PipelineError, near
 from llm_pipeline.serving import admin_models as models
 from llm_pipeline.serving import client
 from llm_pipeline.serving.admin_models import Id, Number
@@ -236,10 +236,28 @@ def _add_engines(app: FastAPI) -> None:
     def engines(_: Caller, admin: The) -> list[models.EngineReply]:
         return [models.EngineReply(**asdict(engine)) for engine in admin.state.engines().values()]
 
+    @app.post("/v1/engines/{engine}/drain", status_code=202)
+    def drain(_: Caller, admin: The, engine: Id) -> models.Done:
+        """Renew one replica without failing a request: it gets no more of them, finishes what it answers, and a new one starts."""
+        _drain(admin, engine)
+        return models.Done()
+
 
 def _refuse_own(caller: Key, key: int) -> None:
     if caller.id == key:
         raise EndpointError("a key cannot change or revoke itself; another key of scope admin can, or `llm-pipeline endpoint key`")
+
+
+def _drain(admin: Admin, name: str) -> None:
+    engines = admin.state.engines()
+    if name not in engines:
+        raise MissingError(f"no engine {name!r}{near(name, engines)}")
+    if engines[name].pid == 0:
+        raise EndpointError(f"engine {name} runs elsewhere: it cannot be renewed from here")
+    others = [other for other in engines.values() if other.engine == engines[name].engine and other.name != name and other.state == "ready"]
+    if not others:
+        raise EndpointError(f"engine {name} has no ready replica beside it: requests would fail meanwhile")
+    admin.state.drains.ask(name)
 
 
 def _release(identity: str, found: Registered) -> models.ReleaseReply:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_pipeline.errors import MissingError, near
 from llm_pipeline.records import Release, Traffic
 from llm_pipeline.serving.database import metadata, open_database
+from llm_pipeline.serving.drains import Drains
 from llm_pipeline.serving.keys import Keys
 from llm_pipeline.store import content_hash
 
@@ -130,7 +131,7 @@ class State:
         self.folder = folder
         self._db = open_database(folder)
         self._known: dict[str, Registered] = {}
-        self.keys = Keys(self._db)
+        self.keys, self.drains = Keys(self._db), Drains(self._db)
 
     def close(self) -> None:
         self._db.dispose()

@@ -51,6 +51,7 @@ class Supervisor:
         self._wanted: dict[str, Wanted] = {}
         self._rows: list[Engine] | None = None
         self._seen: dict[str, tuple[int, float]] = {}
+        self._renew: dict[str, float] = {}
         self._answers_since: float | None = time.time()
         self._stop = threading.Event()
 
@@ -80,7 +81,7 @@ class Supervisor:
             child.ensure()
         if there:
             self._watch_gateways()
-        self.fleet.tick(self._wanted, min((at for _, at in self._alive()), default=0.0) if there else 0.0)
+        self.fleet.tick(self._wanted, min((at for _, at in self._alive()), default=0.0) if there else 0.0, self._renew)
         if there:
             self._with_database(self._report)
             self._with_database(self.controller.tick)
@@ -117,7 +118,7 @@ class Supervisor:
             registered = self.state.find(release)
             others = self._wanted.get(registered.engine)
             self._wanted[registered.engine] = Wanted(registered, max(replicas, others.replicas if others else 0))
-        self._seen = self.state.observations()
+        self._seen, self._renew = self.state.observations(), self.state.drains.asked()
 
     def _alive(self) -> list[tuple[int, float]]:
         """What each gateway that runs acts on (-1 before it said so)."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llm_pipeline.serving import engine_command
@@ -48,6 +49,7 @@ class Replica:
     busy: Future[int | None] | None = None
     draining_since: float | None = None
     """Unix time."""
+    made_at: float = field(default_factory=time.time)
     url: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,15 +72,19 @@ class Fleet:
         self.replicas: dict[str, Replica] = {}
         self._pool = ThreadPoolExecutor(8, "probe")
 
-    def tick(self, wanted: Mapping[str, Wanted], seen_at: float) -> None:
+    def tick(self, wanted: Mapping[str, Wanted], seen_at: float, renew: Mapping[str, float] = MappingProxyType({})) -> None:
         """Start what should run, probe what runs, end what should not once it is idle.
 
         `seen_at`: all gateways act on what was written before this time, so none of them sends more to an engine that drained earlier.
+        `renew`: replica -> when it was asked to give way to a new one; it is drained first.
         """
         names = {f"{engine}-{n}": engine for engine, want in wanted.items() for n in range(want.replicas)}
         for name, engine in names.items():
             if name not in self.replicas:
                 self.replicas[name] = self._replica(name, engine, wanted[engine].registered)
+            if renew.get(name, 0.0) > self.replicas[name].made_at:
+                self._drain(name, self.replicas[name], seen_at)
+                continue
             self.replicas[name].draining_since = None
             self._supervise(name, self.replicas[name])
         for name in [name for name in self.replicas if name not in names]:

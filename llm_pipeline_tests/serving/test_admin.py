@@ -24,7 +24,7 @@ from llm_pipeline.serving.canary import RolloutConfig
 from llm_pipeline.serving.keys import Limits, key_hash
 from llm_pipeline.serving.leases import Ledger, Order
 from llm_pipeline.serving.processes import free_port, start
-from llm_pipeline.serving.state import Spec, State
+from llm_pipeline.serving.state import Engine, Spec, State
 from llm_pipeline.store import Home
 from llm_pipeline_tests.serving.test_connection import self_signed
 
@@ -160,6 +160,19 @@ def test_a_release_artefact_is_registered(api: Api, tmp_path: Path) -> None:
     assert api.state.spec(shown["id"]).model_path.endswith(f"{candidate.id}/model")
     assert api("POST", "/v1/releases", {"artifact": "none"})[0] == 404
     assert api("POST", "/v1/releases", {"artifact": "../../etc"})[0] == 400
+
+
+def test_a_replica_is_drained_only_beside_a_ready_one(api: Api) -> None:
+    one, two = (Engine(f"e-{n}", "e", "http://127.0.0.1:1", 10 + n, "ready", 0, "") for n in range(2))
+    elsewhere = Engine("x-0", "x", "https://elsewhere", 0, "ready", 0, "")
+    api.state.put_engines([one, elsewhere])
+    assert api("POST", "/v1/engines/e-0/drain")[0] == 409
+    assert "runs elsewhere" in api("POST", "/v1/engines/x-0/drain")[1]["error"]["message"]
+    assert "did you mean 'e-0'" in api("POST", "/v1/engines/e-9/drain")[1]["error"]["message"]
+    api.state.put_engines([one, two])
+    assert api("POST", "/v1/engines/e-0/drain") == (202, {"ok": True})
+    assert set(api.state.drains.asked()) == {"e-0"}
+    assert [engine["name"] for engine in api("GET", "/v1/engines")[1]] == ["e-0", "e-1"]
 
 
 def test_errors_name_the_field_and_repeat_nothing(api: Api) -> None:
