@@ -19,6 +19,7 @@ SCHEMA = {
     "required": ["answer", "score"],
     "additionalProperties": False,
 }
+LEAVING = 48
 FREED_SECONDS = 8.0
 
 
@@ -275,13 +276,13 @@ async def _left(s: Subject, *, stream: bool) -> None:
         except TimeoutError:
             return
 
-    await asyncio.gather(*(leave() for _ in range(16)))
+    await asyncio.gather(*(leave() for _ in range(LEAVING)))
     deadline = time.monotonic() + FREED_SECONDS
     running = await s.running()
     if running is None:
         await asyncio.sleep(0.5)
         after = await _seconds(s)
-        expect(after < 3 * quiet + 0.3, f"after 16 clients left, an answer takes {after:.2f} s instead of {quiet:.2f}")
+        expect(after < 3 * quiet + 0.3, f"after {LEAVING} clients left, an answer takes {after:.2f} s instead of {quiet:.2f}")
     while running:
         expect(time.monotonic() < deadline, f"{running:g} requests still run {FREED_SECONDS:g} s after their clients left")
         await asyncio.sleep(0.05)

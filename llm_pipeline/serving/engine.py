@@ -29,6 +29,7 @@ from llm_pipeline.serving.asgi import (
     serve,
     until_disconnect,
 )
+from llm_pipeline.serving.logs import start_logging
 from llm_pipeline.serving.processes import die_with
 from llm_pipeline.serving.protocol import DEFAULT_MAX_TOKENS, models
 
@@ -259,7 +260,7 @@ def _adapter(text: str) -> tuple[str, str]:
 
 def main() -> None:
     options = parser().parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    start_logging(logging.WARNING)
     die_with(options.parent)
     # Read by the OpenMP runtime when torch loads: idle threads must sleep, or a neighbour on the same cores starves.
     os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", OMP_NUM_THREADS=str(options.threads), TOKENIZERS_PARALLELISM="false")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llm_pipeline.serving.engine_command import answers
 from llm_pipeline.serving.processes import free_port, start
-from llm_pipeline.serving.supervisor import probe_url
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def running_engine(model: Path, log: Path, *options: str) -> Iterator[str]:
     process = start("llm_pipeline.serving.engine", ["--model", str(model), "--port", str(port), *options], log)
     try:
         deadline = time.monotonic() + 400
-        while not probe_url(f"http://127.0.0.1:{port}/health"):
+        while not answers({}, port):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
