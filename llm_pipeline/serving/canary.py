@@ -23,6 +23,8 @@ THETAS = tuple(1.25 * (30 / 1.25) ** (i / 24) for i in range(25))
 METRICS = ("error", "slow", "guardrail", "empty", "feedback", "judge")
 REMEMBERED = 20_000
 """Interactions to which feedback and judgements, which come later, are still joined."""
+CALM = 5.0
+"""A rollout goes on only while no metric's e-value is above this; one bad event alone does not reach it."""
 Verdict = Literal["wait", "advance", "rollback", "hold"]
 
 
@@ -42,20 +44,22 @@ class EProcess:
 
 
 class Share:
-    """The canary's share among recent requests, pulled towards what traffic says while there are few.
+    """The canary's share among recent requests of a step, pulled towards what traffic says while there are few.
 
     With sticky users the share of requests differs from the share of users, so it is measured.
     """
 
-    def __init__(self, window: int = 200, prior_weight: float = 20.0) -> None:
+    def __init__(self, window: int = 1000, prior_weight: float = 100.0) -> None:
         self._recent: deque[bool] = deque(maxlen=window)
+        self._canary = 0
         self._prior_weight = prior_weight
 
     def before(self, prior: float) -> float:
-        share = (sum(self._recent) + prior * self._prior_weight) / (len(self._recent) + self._prior_weight)
+        share = (self._canary + prior * self._prior_weight) / (len(self._recent) + self._prior_weight)
         return min(max(share, 0.001), 0.999)
 
     def add(self, canary: bool) -> None:
+        self._canary += canary - (self._recent[0] if len(self._recent) == self._recent.maxlen else 0)
         self._recent.append(canary)
 
 
@@ -132,6 +136,7 @@ class Monitor:
 
     def next_step(self) -> None:
         self.step_counts = {"canary": 0, "stable": 0}
+        self._share = Share()
 
     def add(self, row: Mapping[str, Any], share: float) -> None:
         """Count one interaction, `share` being what traffic gives the canary now.
@@ -203,7 +208,7 @@ class Monitor:
             return "rollback", f"{worst}: e-value {evidence:.1f} >= {config.limit:.0f}"
         needed = config.step_requests if needed is None else needed
         enough = step >= needed and self.step_counts["canary"] >= config.least_canary
-        if enough and evidence < math.sqrt(config.limit):
+        if enough and evidence < CALM:
             return "advance", f"{step} requests, largest e-value {evidence:.2f} ({worst})"
         if step >= max(config.most_requests, needed):
             return "hold", f"undecided after {step} requests: {worst} has e-value {evidence:.1f}"
