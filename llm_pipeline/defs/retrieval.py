@@ -28,7 +28,7 @@ COMMON: dict[str, Any] = {"group_name": "retrieval", "owners": ["team:search"]}
     tags={"stage": "retrieval"},
 )
 def chunks(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[None]:
-    """Articles, web pages, notes and docs of a day, cut into passages of at most 160 tokens."""
+    """Articles, web pages, notes and docs of a day, cut where their authors did into passages of at most 160 tokens."""
     from llm_pipeline.retrieval.chunking import chunk_table
 
     day, place = context.partition_key, home.open()
@@ -50,10 +50,16 @@ def chunks(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Material
 
 @dg.asset(**COMMON, deps=["chunks", "evaluation_suites"], kinds={"lancedb", "sentencetransformers"}, tags={"stage": "retrieval"})
 def vector_index(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[None]:
-    """The newest revision of every document as vectors and full text, without leaked questions; verified before it goes live."""
+    """The newest revision of every document as vectors and full text, without leaked questions; verified before it goes live.
+
+    Old generations go, except the newest three, the live one and those that releases name.
+    """
+    from llm_pipeline.retrieval.generations import collect_garbage, released
     from llm_pipeline.retrieval.index import build_index
 
-    artifact = build_index(home.open(), embedder=embedder(), progress=lambda done, total: context.log.debug(f"embedded {done} of {total}"))
+    place = home.open()
+    artifact = build_index(place, embedder=embedder(), progress=lambda done, total: context.log.debug(f"embedded {done} of {total}"))
+    removed = collect_garbage(place.indexes, released(place))
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": int(artifact.info["chunks"]),
@@ -64,6 +70,7 @@ def vector_index(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Ma
             "vector_recall": float(artifact.info["vector_recall"]),
             "generation": artifact.id,
             "reused": artifact.reused,
+            "removed_generations": len(removed),
         },
         data_version=dg.DataVersion(artifact.id),
     )
@@ -95,8 +102,8 @@ def live_index_answers(home: HomeResource) -> dg.AssetCheckResult:
 def build_retrieval_report(home: Home) -> Artifact:
     """The report as an artefact of index generation and suites."""
     from llm_pipeline.evaluation.suites import load_suites
-    from llm_pipeline.retrieval.search import Searcher
     from llm_pipeline.retrieval.metrics import report
+    from llm_pipeline.retrieval.search import Searcher
 
     index = Artifacts(home.indexes).named("vector_index", "live")
     suites = home.artifacts.named("evaluation_suites")
@@ -107,7 +114,7 @@ def build_retrieval_report(home: Home) -> Artifact:
         write_atomically(folder / "report.json", json.dumps(results, indent=1))
         return {"suites": len(results)}
 
-    return home.artifacts.build("retrieval_report", {"index": index.id, "suites": suites.id, "scoring": 1, "questions": QUESTIONS}, make)
+    return home.artifacts.build("retrieval_report", {"index": index.id, "suites": suites.id, "scoring": 2, "questions": QUESTIONS}, make)
 
 
 @lru_cache(maxsize=1)

@@ -87,6 +87,7 @@ def search(
     from llm_pipeline.retrieval.access import Filters
     from llm_pipeline.retrieval.corpus import RESULT, answer, read_questions
     from llm_pipeline.retrieval.metrics import score_results
+    from llm_pipeline.retrieval.replay import percentiles
     from llm_pipeline.retrieval.search import MODES, Mode
 
     if mode not in MODES:
@@ -94,19 +95,19 @@ def search(
     started, asked = time.monotonic(), read_questions(questions)
     searcher = _open(_root(index, home), generation, reranker if rerank else None)
     filters = Filters(frozenset(source or ()), frozenset(kind or ()))
+    seconds: list[float] = []
     with progress("searching", len(asked)) as (step, _):
-        options = {"labels": frozenset(label or ()), "filters": filters, "rerank": rerank, "each": step}
+
+        def each(spent: float) -> None:
+            seconds.append(spent)
+            step()
+
+        options = {"labels": frozenset(label or ()), "filters": filters, "rerank": rerank, "each": each}
         found = list(answer(searcher, asked, k, cast(Mode, mode), **options))  # type: ignore[arg-type]
     with ParquetOut(out) as file:
         file.write(pa.Table.from_pylist(found, schema=RESULT))
-    seconds = time.monotonic() - started
-    facts = {
-        "questions": len(asked),
-        "results": len(found),
-        "generation": searcher.path.name,
-        "out": str(out),
-        "seconds": round(seconds, 2),
-    }
+    facts = {"questions": len(asked), "results": len(found), "generation": searcher.path.name, "out": str(out)}
+    facts |= {"seconds": round(time.monotonic() - started, 2), "search_ms": percentiles(seconds)}
     show({**facts, **score_results(found, {identity: relevant for identity, _, relevant in asked if relevant})}, as_json)
 
 
@@ -131,6 +132,34 @@ def train(
     weights, used = learn(_open(_root(index, home), None, "light"), asked)
     write_weights(out, weights, f"{used} of {len(asked)} questions of {questions.name}")
     show({"late": weights[0], "text": weights[1], "questions": len(asked), "used": used, "out": str(out)}, as_json)
+
+
+@app.command()
+def replay(
+    old: Annotated[str, typer.Argument(help="A generation.")],
+    new: Annotated[str | None, typer.Argument(help="Another one; default: the live one.")] = None,
+    questions: Annotated[Path | None, typer.Option(exists=True, help="JSONL as for search; default: the interaction log.")] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Results per question.")] = 10,
+    most: Annotated[int, typer.Option(min=1, help="Most questions.")] = 500,
+    label: Annotated[list[str] | None, typer.Option(help="Access label of whoever asks; may be repeated.")] = None,
+    index: Index = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask two generations the logged questions: how many results stay, and which questions change most.
+
+    Example: llm-pipeline index replay 0123456789abcdef
+    """
+    from llm_pipeline.retrieval.corpus import read_questions
+    from llm_pipeline.retrieval.replay import compare, logged_questions
+
+    asked = [text for _, text, _ in read_questions(questions)][-most:] if questions else logged_questions(open_home(home), most)
+    root = _root(index, home)
+    result = asdict(compare(_open(root, old, "light"), _open(root, new, "light"), asked, k, labels=frozenset(label or ())))
+    changed = result.pop("changed")
+    show({**result, "changed": changed} if as_json else result, as_json)
+    for change in [] if as_json else changed:
+        typer.echo(f"  first passage now {change['first'] or 'lost'}, overlap {change['overlap']}: {change['question'][:100]}")
 
 
 @app.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -75,19 +76,23 @@ def answer(
     labels: frozenset[str] = frozenset(),
     filters: Filters = NO_FILTERS,
     rerank: bool | None = None,
-    each: Callable[[], None] = lambda: None,
+    each: Callable[[float], None] = lambda _: None,
 ) -> Iterator[dict[str, Any]]:
-    """The ranked rows of the corpus for every question, as rows of `RESULT`; a row counts once, with its best chunk."""
+    """The ranked rows of the corpus for every question, as rows of `RESULT`; a row counts once, with its best chunk.
+
+    `each` hears of every question how many seconds its search took; the questions are embedded together before.
+    """
     texts = [text for _, text, _ in questions]
     for start in range(0, len(questions), searcher.embedder.remembered):
         part = slice(start, start + searcher.embedder.remembered)
         searcher.embedder.warm(texts[part])
         for identity, text, _ in questions[part]:
+            started = time.perf_counter()
             find = partial(searcher.search, text, mode=mode, labels=labels, filters=filters, rerank=rerank, distinct=False)
             best = _best_chunks(find, k)
             for rank, passage in enumerate(best[:k], 1):
                 yield {"query_id": identity, "rank": rank, "id": passage.document_id, "score": passage.score}
-            each()
+            each(time.perf_counter() - started)
 
 
 def _best_chunks(find: Callable[..., list[Passage]], k: int) -> list[Passage]:

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llm_pipeline.evaluation.metrics import is_grounded
+
 if TYPE_CHECKING:
     from llm_pipeline.retrieval.search import Mode, Passage, Searcher
 
 CUTOFFS = (1, 5, 10)
 DEPTH = 10
+ANSWERED = 2
+"""Of how many passages one must hold the answer: as many as a release answers over unless it says otherwise."""
 
 
 def gains(passages: Sequence[Passage], relevant: Iterable[str]) -> list[int]:
@@ -48,15 +52,23 @@ def ndcg_at(gain: Sequence[int], relevant: int, k: int = DEPTH) -> float:
 
 
 def evaluate(searcher: Searcher, rows: Sequence[Mapping[str, Any]], mode: Mode = "hybrid") -> dict[str, float]:
-    """The means over the rows that name a relevant document; empty when none does."""
+    """The means over the rows that name a relevant document; empty when none does.
+
+    `answerable`: the share of the questions whose expected answer stands in one of the first passages, so that a reader could give it.
+    """
     asked = [row for row in rows if row.get("relevant")]
     if not asked:
         return {}
-    pairs = []
+    pairs: list[tuple[list[int], int]] = []
+    held: list[bool] = []
     for row in asked:
         names = {str(name) for name in row["relevant"]}
-        pairs.append((gains(searcher.search(row["question"], DEPTH, mode), names), len(names)))
-    return mean_scores(pairs)
+        found = searcher.search(row["question"], DEPTH, mode)
+        pairs.append((gains(found, names), len(names)))
+        if row.get("answer"):
+            held.append(is_grounded(str(row["answer"]), [passage.text for passage in found[:ANSWERED]]))
+    answerable = {f"answerable@{ANSWERED}": round(float(np.mean(held)), 4)} if held else {}
+    return mean_scores(pairs) | answerable
 
 
 def report(searcher: Searcher, suites: Mapping[str, Sequence[Mapping[str, Any]]], mode: Mode = "hybrid") -> dict[str, dict[str, float]]:
