@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ import pytest
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.monitoring.interactions import read_segments
 from llm_pipeline.serving.interactions import LogSettings, SegmentWriter, latest_rows, mark, rows_since
+from llm_pipeline.serving.processes import free_port
 from llm_pipeline_tests.serving.gateways import FakeEngine, Place, gateway, served
 from llm_pipeline_tests.serving.test_cache import answered
 
@@ -312,3 +314,60 @@ def test_a_gateway_with_a_full_disk_says_503_and_recovers_by_itself(tmp_path: Pa
         assert "log_failed" in refused.text
         assert refused.status_code == (200 if stream else 503)  # a stream that has begun can only end with an error event
         assert [row["id"] for row in place.logged()] == [before, after]
+
+
+@contextmanager
+def gateway_process(folder: Path, upstream: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway as its command starts it; it may be killed."""
+    port = free_port()
+    program = [sys.executable, "-c", "from llm_pipeline.cli import main; main()", "gateway"]
+    command = [*program, "--upstream", upstream, "--folder", str(folder), "--port", str(port)]
+    with (folder / "gateway.log").open("ab") as log:
+        process = subprocess.Popen(command, stderr=log, stdout=log)
+    try:
+        deadline = time.monotonic() + 120
+        while not _ready(f"http://127.0.0.1:{port}/readyz"):
+            assert process.poll() is None, (folder / "gateway.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_kill_9_of_a_gateway_under_load_loses_no_answered_interaction(tmp_path: Path) -> None:
+    answered_ids: list[str] = []
+    enough = threading.Event()
+
+    def talk(url: str, key: str) -> None:
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
+            body = {"model": "default", "messages": [{"role": "user", "content": "Fee?"}], "user": "ann"}
+            while True:
+                try:
+                    reply = client.post("/v1/chat/completions", json=body)
+                    answered_ids.append(reply.json()["id"])
+                except (httpx.HTTPError, ValueError):
+                    return
+                if len(answered_ids) >= 200:
+                    enough.set()
+
+    with served(FakeEngine(["5", " €"])) as upstream, gateway_process(tmp_path, upstream) as (process, url):
+        key = json.loads((tmp_path / "key.json").read_text())["key"]
+        threads = [threading.Thread(target=talk, args=(url, key)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert enough.wait(120)
+        process.kill()
+        for thread in threads:
+            thread.join(60)
+    recorded = {row.id for row in read_segments(tmp_path / "interactions").interactions}
+    assert len(answered_ids) >= 200
+    assert set(answered_ids) <= recorded
