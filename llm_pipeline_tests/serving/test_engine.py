@@ -27,8 +27,11 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def ask(url: str, **body: Any) -> tuple[int, dict[str, Any]]:
-    content = {"messages": [{"role": "user", "content": "What is the fee?"}], "max_tokens": 6} | body
-    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(content).encode())
+    return post(f"{url}/v1/chat/completions", {"messages": [{"role": "user", "content": "What is the fee?"}], "max_tokens": 6} | body)
+
+
+def post(url: str, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(url, json.dumps(content).encode())
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, json.load(reply)
@@ -76,6 +79,72 @@ def test_stop_ends_the_answer_before_the_stop_string(url: str) -> None:
     assert status == 200
     assert text(reply) == whole[: whole.index(stop)]
     assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def test_text_completions_answer_every_prompt_in_each_of_openais_forms(url: str) -> None:
+    status, reply = post(f"{url}/v1/completions", {"prompt": ["The fee is", "Cards"], "n": 2, "max_tokens": 4, "logprobs": 1})
+    assert status == 200
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    first, second, third, _ = reply["choices"]
+    assert first["text"] == second["text"] != third["text"]
+    detail = first["logprobs"]
+    assert len(detail["tokens"]) == len(detail["token_logprobs"]) == len(detail["top_logprobs"]) == len(detail["text_offset"])
+    assert all(
+        value == pytest.approx(max(top.values())) for value, top in zip(detail["token_logprobs"], detail["top_logprobs"], strict=True)
+    )
+    ids = post(f"{url}/v1/completions", {"prompt": [7, 8, 9], "max_tokens": 2})
+    assert (ids[0], ids[1]["usage"]["prompt_tokens"]) == (200, 3)
+    assert post(f"{url}/v1/completions", {"prompt": [7, 10**6], "max_tokens": 2})[0] == 400
+
+
+def test_a_stream_carries_the_log_probabilities_of_the_text_it_shows(url: str) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 10,
+        "logprobs": True,
+        "top_logprobs": 1,
+        "seed": 3,
+        "temperature": 1,
+    }
+    whole = ask(url, **body)[1]["choices"][0]
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body | {"stream": True}).encode())
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        events = [json.loads(line[6:])["choices"][0] for line in reply.read().splitlines() if line.startswith(b"data: {")]
+    assert "".join(event["delta"].get("content", "") for event in events) == whole["message"]["content"]
+    assert [entry for event in events for entry in event["logprobs"]["content"]] == whole["logprobs"]["content"]
+    assert sum(bool(event["logprobs"]["content"]) for event in events) > 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"adapter": "bank"}, 404, "no model or adapter 'bank'; known: default"),
+        ({"model": "other"}, 404, "no model or adapter 'other'"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "unsupported field 'tools'"),
+        ({"top_k": 1.5}, 400, "top_k: received 1.5, expected an integer"),
+        ({"min_p": 2}, 400, "min_p"),
+        ({"top_logprobs": 2}, 400, "needs logprobs"),
+        ({"n": 99}, 400, "n: received 99"),
+        ({"n": 9, "max_tokens": 200}, 429, "waiting already"),
+    ],
+)
+def test_what_is_not_honoured_is_refused(url: str, body: dict[str, Any], status: int, message: str) -> None:
+    found, reply = ask(url, **body)
+    assert found == status
+    assert message in reply["error"]["message"]
+
+
+def test_metrics_count_what_was_answered(url: str) -> None:
+    def count(name: str) -> float:
+        lines = urllib.request.urlopen(f"{url}/metrics", timeout=20).read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    before = count('llm_engine_tokens_total{kind="completion"}'), count("llm_engine_request_seconds_count")
+    assert ask(url, max_tokens=5)[0] == 200
+    assert count('llm_engine_tokens_total{kind="completion"}') == before[0] + 5
+    assert count("llm_engine_request_seconds_count") == before[1] + 1
+    assert count("llm_engine_kv_pages ") > 0
+    assert count("llm_engine_alive") == 1
 
 
 @pytest.mark.parametrize("body", [{"max_tokens": 5000}, {"messages": [{"role": "user", "content": "fee " * 3000}]}])
