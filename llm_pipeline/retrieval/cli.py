@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import pyarrow as pa
 import typer
@@ -17,9 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
-
-if TYPE_CHECKING:
-    from llm_pipeline.retrieval.search import Searcher
+from llm_pipeline.store import Artifact, Artifacts
 
 app = typer.Typer(no_args_is_help=True, help="Index generations: build, search, list, roll back, remove old ones.")
 Index = Annotated[Path | None, typer.Option("--index", help="Folder of the index; default: that of the home folder.")]
@@ -54,8 +52,10 @@ def build(
 
     started, source = time.monotonic(), Corpus(corpus)
     rows = corpus_chunks(source, Sizes(max_tokens, overlap, window, shared))
+    info = {"integer_ids": source.id_type == pa.int64()}
     with progress("embedding", rows.num_rows) as (_, at):
-        artifact = build_generation(_root(index, home), rows, Embedder(model, threads=threads), progress=lambda done, _: at(done))
+        embedder = Embedder(model, threads=threads)
+        artifact = build_generation(_root(index, home), rows, embedder, progress=lambda done, _: at(done), info=info)
     facts = {"generation": artifact.id, **artifact.info, "reused": artifact.reused, "damaged": len(source.damaged)}
     show({**facts, "seconds": round(time.monotonic() - started, 2)}, as_json)
 
@@ -85,15 +85,16 @@ def search(
     from llm_pipeline.curation.files import ParquetOut
     from llm_pipeline.errors import InputError, near
     from llm_pipeline.retrieval.access import Filters
-    from llm_pipeline.retrieval.corpus import RESULT, answer, read_questions
+    from llm_pipeline.retrieval.corpus import answer, read_questions, result_table
     from llm_pipeline.retrieval.metrics import score_results
     from llm_pipeline.retrieval.replay import percentiles
-    from llm_pipeline.retrieval.search import MODES, Mode
+    from llm_pipeline.retrieval.search import MODES, Mode, Searcher
 
     if mode not in MODES:
         raise InputError(f"search mode {mode!r}{near(mode, MODES)}")
     started, asked = time.monotonic(), read_questions(questions)
-    searcher = _open(_root(index, home), generation, reranker if rerank else None)
+    artifact = _artifact(_root(index, home), generation)
+    searcher = Searcher(artifact.path, reranker=reranker if rerank else None)
     filters = Filters(frozenset(source or ()), frozenset(kind or ()))
     seconds: list[float] = []
     with progress("searching", len(asked)) as (step, _):
@@ -105,7 +106,7 @@ def search(
         options = {"labels": frozenset(label or ()), "filters": filters, "rerank": rerank, "each": each}
         found = list(answer(searcher, asked, k, cast(Mode, mode), **options))  # type: ignore[arg-type]
     with ParquetOut(out) as file:
-        file.write(pa.Table.from_pylist(found, schema=RESULT))
+        file.write(result_table(found, pa.int64() if artifact.info.get("integer_ids") else pa.string()))
     facts = {"questions": len(asked), "results": len(found), "generation": searcher.path.name, "out": str(out)}
     facts |= {"seconds": round(time.monotonic() - started, 2), "search_ms": percentiles(seconds)}
     show({**facts, **score_results(found, {identity: relevant for identity, _, relevant in asked if relevant})}, as_json)
@@ -127,9 +128,10 @@ def train(
     """
     from llm_pipeline.retrieval.corpus import read_questions
     from llm_pipeline.retrieval.learn import learn, write_weights
+    from llm_pipeline.retrieval.search import Searcher
 
     asked = read_questions(questions)
-    weights, used = learn(_open(_root(index, home), None, "light"), asked)
+    weights, used = learn(Searcher(_artifact(_root(index, home)).path), asked)
     write_weights(out, weights, f"{used} of {len(asked)} questions of {questions.name}")
     show({"late": weights[0], "text": weights[1], "questions": len(asked), "used": used, "out": str(out)}, as_json)
 
@@ -152,10 +154,12 @@ def replay(
     """
     from llm_pipeline.retrieval.corpus import read_questions
     from llm_pipeline.retrieval.replay import compare, logged_questions
+    from llm_pipeline.retrieval.search import Searcher
 
     asked = [text for _, text, _ in read_questions(questions)][-most:] if questions else logged_questions(open_home(home), most)
     root = _root(index, home)
-    result = asdict(compare(_open(root, old, "light"), _open(root, new, "light"), asked, k, labels=frozenset(label or ())))
+    before, after = (Searcher(_artifact(root, name).path) for name in (old, new))
+    result = asdict(compare(before, after, asked, k, labels=frozenset(label or ())))
     changed = result.pop("changed")
     show({**result, "changed": changed} if as_json else result, as_json)
     for change in [] if as_json else changed:
@@ -210,13 +214,11 @@ def _root(index: Path | None, home: Path | None) -> Path:
     return index.resolve() if index else open_home(home).indexes
 
 
-def _open(root: Path, generation: str | None, reranker: str | None) -> Searcher:
+def _artifact(root: Path, generation: str | None = None) -> Artifact:
     from llm_pipeline.retrieval.index import KIND
-    from llm_pipeline.retrieval.search import Searcher
-    from llm_pipeline.store import Artifacts
 
     artifacts = Artifacts(root)
-    return Searcher((artifacts.get(KIND, generation) if generation else artifacts.named(KIND, "live")).path, reranker=reranker)
+    return artifacts.get(KIND, generation) if generation else artifacts.named(KIND, "live")
 
 
 @contextmanager

@@ -11,15 +11,27 @@ from typing import Any
 
 import pyarrow as pa
 
-from llm_pipeline.curation.files import Corpus
+from llm_pipeline.curation.files import Corpus, with_ids_as
 from llm_pipeline.errors import InputError
 from llm_pipeline.retrieval.access import NO_FILTERS, Filters, labels_of
 from llm_pipeline.retrieval.chunking import SCHEMA, Counter, Sizes, chunk_document, minilm_counter
 from llm_pipeline.retrieval.search import Mode, Passage, Searcher
 from llm_pipeline.store import read_jsonl
 
-_COLUMNS: dict[str, Any] = {"query_id": pa.string(), "rank": pa.int64(), "id": pa.string(), "score": pa.float64()}
-RESULT: Any = pa.schema(_COLUMNS)
+Question = tuple[Any, str, list[str]]
+"""Its id (text or a whole number), what is asked, and the ids of the relevant rows where they are known."""
+
+
+def result_table(found: Sequence[Mapping[str, Any]], id_type: Any) -> pa.Table:
+    """The rows that `answer` gives, with ids of the types that corpus and questions have, so that they can be joined."""
+    numbers = bool(found) and all(isinstance(row["query_id"], int) for row in found)
+    columns: dict[str, Any] = {
+        "query_id": pa.int64() if numbers else pa.string(),
+        "rank": pa.int64(),
+        "id": pa.string(),
+        "score": pa.float64(),
+    }
+    return with_ids_as(pa.Table.from_pylist(list(found), schema=pa.schema(columns)), id_type)
 
 
 def corpus_chunks(corpus: Corpus, sizes: Sizes, count: Counter | None = None) -> pa.Table:
@@ -51,9 +63,12 @@ def _chunks(row: Mapping[str, Any], count: Counter, sizes: Sizes) -> Iterator[di
     yield from chunks
 
 
-def read_questions(path: Path) -> list[tuple[str, str, list[str]]]:
-    """Id, text and relevant ids of every row: `query_id` or `id`, `text` or `question`, and `relevant` if it is there."""
-    found: list[tuple[str, str, list[str]]] = []
+def read_questions(path: Path) -> list[Question]:
+    """Id, text and relevant ids of every row: `query_id` or `id`, `text` or `question`, and `relevant` if it is there.
+
+    Ids are whole numbers if all of them are, else text.
+    """
+    found: list[Question] = []
     for number, row in enumerate(read_jsonl(path), 1):
         given: Mapping[str, Any] = row if isinstance(row, dict) else {}
         identity = next((given[name] for name in ("query_id", "id") if given.get(name) is not None), None)
@@ -63,13 +78,14 @@ def read_questions(path: Path) -> list[tuple[str, str, list[str]]]:
                 f"{path}:{number}: received {', '.join(given) or 'no object'}, expected query_id (or id) and text (or question)"
             )
         relevant = given.get("relevant") or []
-        found.append((str(identity), text, [str(name) for name in (relevant if isinstance(relevant, list) else [relevant])]))
-    return found
+        found.append((identity, text, [str(name) for name in (relevant if isinstance(relevant, list) else [relevant])]))
+    numbers = all(isinstance(identity, int) for identity, _, _ in found)
+    return found if numbers else [(str(identity), text, relevant) for identity, text, relevant in found]
 
 
 def answer(
     searcher: Searcher,
-    questions: Sequence[tuple[str, str, list[str]]],
+    questions: Sequence[Question],
     k: int,
     mode: Mode = "hybrid",
     *,
@@ -78,7 +94,7 @@ def answer(
     rerank: bool | None = None,
     each: Callable[[float], None] = lambda _: None,
 ) -> Iterator[dict[str, Any]]:
-    """The ranked rows of the corpus for every question, as rows of `RESULT`; a row counts once, with its best chunk.
+    """The ranked rows of the corpus for every question, as rows of `result_table`; a row counts once, with its best chunk.
 
     `each` hears of every question how many seconds its search took; the questions are embedded together before.
     """

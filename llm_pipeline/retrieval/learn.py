@@ -8,13 +8,14 @@ from pathlib import Path
 import yaml
 
 from llm_pipeline.errors import InputError
+from llm_pipeline.retrieval.corpus import Question
 from llm_pipeline.retrieval.embedding import Vectors
 from llm_pipeline.retrieval.rerank import LightReranker, fit
 from llm_pipeline.retrieval.search import DEPTH, Searcher, clean_question
 from llm_pipeline.store import write_atomically
 
 
-def groups_of(searcher: Searcher, questions: Sequence[tuple[str, str, list[str]]]) -> list[tuple[Vectors, int]]:
+def groups_of(searcher: Searcher, questions: Sequence[Question]) -> list[tuple[Vectors, int]]:
     """Features of every question's candidates and the row of the right one; questions whose passage was not found are left out."""
     if not isinstance(searcher.reranker, LightReranker):
         raise InputError(f"{searcher.path}: its embedder gives no vectors of tokens, which the light reranker needs")
@@ -29,7 +30,7 @@ def groups_of(searcher: Searcher, questions: Sequence[tuple[str, str, list[str]]
     return groups
 
 
-def learn(searcher: Searcher, questions: Sequence[tuple[str, str, list[str]]]) -> tuple[list[float], int]:
+def learn(searcher: Searcher, questions: Sequence[Question]) -> tuple[list[float], int]:
     """The weights of late interaction and full text, and from how many questions they were learnt."""
     groups = groups_of(searcher, questions)
     return [round(float(weight), 3) for weight in fit(groups)], len(groups)

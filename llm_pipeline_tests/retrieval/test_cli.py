@@ -33,8 +33,8 @@ def run(*arguments: Any) -> dict[str, Any]:
     return dict(json.loads(result.stdout.strip().splitlines()[-1]))
 
 
-def found(path: Path) -> dict[str, list[str]]:
-    rows: dict[str, list[str]] = {}
+def found(path: Path) -> dict[Any, list[Any]]:
+    rows: dict[Any, list[Any]] = {}
     for row in pq.read_table(path).to_pylist():
         rows.setdefault(row["query_id"], []).append(row["id"])
         assert row["rank"] == len(rows[row["query_id"]])
@@ -59,15 +59,23 @@ def test_rows_keep_their_ids_and_count_once(folder: Path) -> None:
     facts = run("search", folder / "q.jsonl", "--index", folder / "index", "--out", folder / "o.parquet", "--k", 2)
     table = pq.read_table(folder / "o.parquet")
     assert table.schema.names == ["query_id", "rank", "id", "score"]
+    assert (table.schema.field("query_id").type, table.schema.field("id").type) == (pa.string(), pa.int64())
     assert facts["results"] == table.num_rows == 4
-    assert found(folder / "o.parquet") == {"1": ["9", "7"], "c": ["7", "9"]}
+    assert found(folder / "o.parquet") == {"1": [9, 7], "c": [7, 9]}
+
+
+def test_ids_that_are_numbers_stay_numbers(folder: Path) -> None:
+    write_jsonl(folder / "n.jsonl", [{"id": 1, "text": "the plum harvest", "relevant": 9}, {"id": 2, "text": "the ferry"}])
+    facts = run("search", folder / "n.jsonl", "--index", folder / "index", "--out", folder / "n.parquet", "--k", 1)
+    assert found(folder / "n.parquet") == {1: [9], 2: [7]}
+    assert (facts["n"], facts["recall@1"]) == (1, 1.0)
 
 
 @pytest.mark.parametrize("options", [["--mode", "vector"], ["--mode", "text"], ["--no-rerank"], ["--rerank"], ["--label", "crew"]])
 def test_modes_and_labels(folder: Path, options: list[str]) -> None:
     facts = run("search", folder / "questions.jsonl", "--index", folder / "index", "--out", folder / "m.parquet", *options)
     assert facts["recall@1"] == facts["mrr"] == 1.0
-    assert ("8" in found(folder / "m.parquet")["a"]) == ("--label" in options)
+    assert (8 in found(folder / "m.parquet")["a"]) == ("--label" in options)
 
 
 def test_weights_can_be_learnt_and_used(folder: Path) -> None:
