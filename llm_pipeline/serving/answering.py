@@ -198,7 +198,7 @@ class Answering:
         """Passages for the question, without those that give the model orders."""
         route, began = exchange.arm.route, exchange.clock()
         if route.searcher is None:
-            raise HttpError(503, f"release {route.release} has no index to retrieve from", code="retrieval_unavailable")
+            raise HttpError(404, f"release {route.release} has no index to retrieve from", code="retrieval_unavailable")
         loop = asyncio.get_running_loop()
         search = partial(route.searcher.search, exchange.question, route.passages, labels=exchange.key.labels)
         found = await loop.run_in_executor(self._search, search)

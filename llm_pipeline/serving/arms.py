@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +11,8 @@ from llm_pipeline.serving.guardrails import Guards
 from llm_pipeline.serving.routing import Route
 from llm_pipeline.serving.upstream import Prices
 from llm_pipeline.serving.upstream_plan import ENGINE, Plan, plan_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,20 @@ class Arms:
         arms: dict[str, Arm] = {}
         for name, route in routes.items():
             known = self._made.get(name)
-            if known is None or known.route.policy is not route.policy:
-                known = Arm(route, Guards(route.policy), plan_of(route.engine, f"release {name}"), route.prompt.id)
+            try:
+                if known is None or known.route.policy is not route.policy:
+                    known = Arm(route, _warm(Guards(route.policy)), plan_of(route.engine, f"release {name}"), route.prompt.id)
+            except Exception:  # one broken release must not take the others with it
+                log.exception("release %s cannot be served", name)
+                continue
             arms[name] = known if known.route is route else replace(known, route=route)
         self._made = arms
         return arms
+
+
+def _warm(guards: Guards) -> Guards:
+    """What rules load when they first run is loaded here, not while a request waits."""
+    messages = [{"role": "user", "content": "warm up"}]
+    guards.check(messages, ["warm up"])
+    guards.after(messages).feed("warm up", last=True)
+    return guards

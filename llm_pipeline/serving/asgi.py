@@ -163,6 +163,7 @@ def serve(
     bounds = protection or Protection()
     config = uvicorn.Config(
         app, loop="uvloop", ws="none", access_log=False, log_level="warning", timeout_graceful_shutdown=3, lifespan="on",
+        proxy_headers=False,
         **server_options(bounds, tls),
     )  # fmt: skip
     opened = listener(port, fd, shared=shared)

@@ -15,7 +15,7 @@ import time
 import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -232,7 +232,7 @@ class AnswerCache:
 
 
 def _parameters(request: ChatRequest) -> dict[str, Any]:
-    return {f.name: getattr(request, f.name) for f in fields(request) if f.name not in _IRRELEVANT}
+    return {name: value for name, value in vars(request).items() if name not in _IRRELEVANT}
 
 
 def _repeatable(parameters: Mapping[str, Any], settings: CacheSettings) -> bool:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from llm_pipeline.records import Interaction
@@ -24,6 +24,8 @@ from llm_pipeline.serving.routing import Found
 from llm_pipeline.serving.telemetry import Trace
 from llm_pipeline.serving.upstream import Target
 
+_USUAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": 0, "n": 1}
+_OPTIONAL = ("seed", "response_format", "tool_choice", "parallel_tool_calls", "user", "logprobs", "tools", "stop", *_USUAL)
 Pieces = list[tuple[int, str]]
 """Number of an answer, and the text to show of it."""
 
@@ -129,7 +131,7 @@ class Exchange:
             "stream_options": {"include_usage": True},
             "temperature": request.temperature,
             "top_p": request.top_p,
-        } | self._asked()
+        } | self._asked
         if most := request.max_tokens or longest:
             body[upstream.length_field] = most
         rule = self.arm.plan.escalate
@@ -139,20 +141,19 @@ class Exchange:
             body.pop(name, None)
         return body
 
+    @cached_property
     def _asked(self) -> dict[str, Any]:
         """The fields that not every engine knows, as far as the client set them."""
-        request, found = self.request, {}
-        for name in ("seed", "response_format", "tool_choice", "parallel_tool_calls", "user"):
-            if (value := getattr(request, name)) is not None:
-                found[name] = value
-        for name in ("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "tools", "stop"):
-            if value := getattr(request, name):
-                found[name] = value
-        return found | ({"n": request.n} if request.n > 1 else {})
+        set_ = vars(self.request)
+        found = {name: value for name in _OPTIONAL if (value := set_[name]) is not None and value is not False and value != ()}
+        for name, usual in _USUAL.items():
+            if found[name] == usual:
+                del found[name]
+        return found
 
     def uses(self, fields: Sequence[str]) -> str | None:
         """The first of these fields that the client set."""
-        asked = {*self._asked(), *(["adapter"] if self.request.adapter else [])}
+        asked = {*self._asked, *(["adapter"] if self.request.adapter else [])}
         return next((name for name in fields if name in asked), None)
 
     def take(self, events: Sequence[Mapping[str, Any]]) -> Pieces:
@@ -234,7 +235,7 @@ class Exchange:
             key_id=self.key.id,
             variant=self.variant or route.release,
             prompt=self._prompt(),
-            parameters={name: value for name, value in (parameters | self._asked()).items() if value is not None},
+            parameters={name: value for name, value in (parameters | self._asked).items() if value is not None},
             guardrail_events=self.guardrail_events,
             cache=self.cache,
             cost=round(self.cost, 9),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ MORE_FIELDS = (
 """What some engines honour; one that does not refuses them."""
 GATEWAY_FIELDS = (*ENGINE_FIELDS, *MORE_FIELDS, "retrieval", "metadata")
 DEFAULT_MAX_TOKENS = 128
+Reader = Callable[[Mapping[str, Any], str], Any]
 MOST_CHOICES = 16
 
 
@@ -59,42 +60,23 @@ class ChatRequest:
 def parse_chat(body: Any, fields: Sequence[str] = ENGINE_FIELDS) -> ChatRequest:
     """Check a request body; raises `HttpError` 400 that names the field, what was received and what is expected."""
     _known(body, fields)
-    temperature = _number(body, "temperature", 0.0, 0.0, 2.0)
-    logprobs = _boolean(body, "logprobs") or False
-    if logprobs and temperature > 0 and "top_logprobs" not in fields:
+    found: dict[str, Any] = {"messages": _messages(body.get("messages"), with_tools="tools" in fields)}
+    for name, value in body.items():
+        if value is not None and name in _READERS:
+            found[name] = _READERS[name](body, name)
+    if (longest := found.pop("max_completion_tokens", None)) is not None:
+        if "max_tokens" in found:
+            raise HttpError(400, "max_tokens and max_completion_tokens are two names of one field: expected one of them")
+        found["max_tokens"] = longest
+    found["include_usage"] = found.pop("stream_options", False)
+    request = ChatRequest(**found)
+    if request.logprobs and request.temperature > 0 and "top_logprobs" not in fields:
         raise HttpError(400, "logprobs are given for greedy requests (temperature 0) only", code="unsupported_value")
-    top_logprobs = _integer(body, "top_logprobs", 0, 20) or 0
-    if top_logprobs and not logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise HttpError(400, "top_logprobs: needs logprobs: true")
-    lengths = [_integer(body, name, 1) for name in ("max_tokens", "max_completion_tokens")]
-    messages = _messages(body.get("messages"), with_tools="tools" in fields)
-    options = body.get("stream_options") or {}
-    if not isinstance(options, Mapping) or set(options) - {"include_usage"}:
-        raise HttpError(400, f"stream_options: received {options!r}, expected {{'include_usage': bool}}")
-    return ChatRequest(
-        messages=messages,
-        stream=_boolean(body, "stream") or False,
-        include_usage=bool(options.get("include_usage")),
-        temperature=temperature,
-        top_p=_number(body, "top_p", 1.0, 1e-6, 1.0),
-        max_tokens=min((length for length in lengths if length is not None), default=None),
-        stop=_stop(body.get("stop")),
-        user=_text(body, "user"),
-        logprobs=logprobs,
-        top_logprobs=top_logprobs,
-        n=_integer(body, "n", 1, MOST_CHOICES) or 1,
-        seed=_integer(body, "seed", -(2**63), 2**63 - 1),
-        presence_penalty=_number(body, "presence_penalty", 0.0, -2.0, 2.0),
-        frequency_penalty=_number(body, "frequency_penalty", 0.0, -2.0, 2.0),
-        response_format=_response_format(body.get("response_format")),
-        tools=_tools(body.get("tools")),
-        tool_choice=_tool_choice(body),
-        parallel_tool_calls=_boolean(body, "parallel_tool_calls"),
-        adapter=_text(body, "adapter"),
-        retrieval=_boolean(body, "retrieval"),
-        metadata=_metadata(body.get("metadata")),
-        model=_text(body, "model") or "default",
-    )
+    if request.tool_choice not in (None, "none") and not request.tools:
+        raise HttpError(400, "tool_choice: needs tools")
+    return request
 
 
 def _known(body: Any, fields: Sequence[str]) -> None:
@@ -157,9 +139,8 @@ def _unicode(where: str, text: str) -> str:
     return text
 
 
-def _tools(raw: Any) -> tuple[Mapping[str, Any], ...]:
-    if raw is None:
-        return ()
+def _tools(body: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], ...]:
+    raw = body[name]
     if not isinstance(raw, list) or not 1 <= len(raw) <= 128:
         raise HttpError(400, "tools: expected a list of 1 to 128 tools")
     for i, tool in enumerate(raw):
@@ -169,18 +150,15 @@ def _tools(raw: Any) -> tuple[Mapping[str, Any], ...]:
     return tuple(raw)
 
 
-def _tool_choice(body: Mapping[str, Any]) -> Any:
-    value = body.get("tool_choice")
-    if value is not None and value not in ("none", "auto", "required") and not isinstance(value, Mapping):
+def _tool_choice(body: Mapping[str, Any], name: str) -> Any:
+    value = body[name]
+    if value not in ("none", "auto", "required") and not isinstance(value, Mapping):
         raise HttpError(400, f"tool_choice: received {value!r}, expected none, auto, required or a function")
-    if value not in (None, "none") and not body.get("tools"):
-        raise HttpError(400, "tool_choice: needs tools")
     return value
 
 
-def _response_format(raw: Any) -> Mapping[str, Any] | None:
-    if raw is None:
-        return None
+def _response_format(body: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    raw = body[name]
     kind = raw.get("type") if isinstance(raw, Mapping) else None
     if kind not in ("text", "json_object", "json_schema"):
         raise HttpError(400, f"response_format: received {raw!r}, expected the type text, json_object or json_schema")
@@ -191,52 +169,90 @@ def _response_format(raw: Any) -> Mapping[str, Any] | None:
     return None if kind == "text" else raw
 
 
-def _metadata(raw: Any) -> Mapping[str, str]:
-    if raw is None:
-        return {}
+def _metadata(body: Mapping[str, Any], name: str) -> Mapping[str, str]:
+    raw = body[name]
     if not isinstance(raw, Mapping) or len(raw) > 16 or not all(isinstance(value, str) and len(value) <= 512 for value in raw.values()):
         raise HttpError(400, "metadata: expected at most 16 texts of at most 512 characters")
     return raw
 
 
-def _text(body: Mapping[str, Any], name: str) -> str | None:
-    value = body.get(name)
-    if value is not None and not (isinstance(value, str) and len(value) <= 200):
+def _stream_options(body: Mapping[str, Any], name: str) -> bool:
+    options = body[name]
+    wanted = options.get("include_usage") if isinstance(options, Mapping) else 0
+    if not (wanted is None or isinstance(wanted, bool)) or set(options) - {"include_usage"}:
+        raise HttpError(400, f"stream_options: received {options!r}, expected {{'include_usage': bool}}")
+    return bool(wanted)
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body[name]
+    if not (isinstance(value, str) and len(value) <= 200):
         raise HttpError(400, f"{name}: expected a string of at most 200 characters")
-    return value if value is None else _unicode(name, value)
+    return _unicode(name, value)
 
 
-def _integer(body: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-        raise HttpError(400, f"{name}: received {value!r}, expected {expected}")
-    return value
+def _integer(low: int, high: int | None = None) -> Reader:
+    expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+
+    def read(body: Mapping[str, Any], name: str) -> int:
+        value = body[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+            raise HttpError(400, f"{name}: received {value!r}, expected {expected}")
+        return value
+
+    return read
 
 
-def _number(body: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise HttpError(400, f"{name}: received {value!r}, expected a number from {low:g} to {high:g}")
-    return float(value)
+def _number(low: float, high: float) -> Reader:
+    def read(body: Mapping[str, Any], name: str) -> float:
+        value = body[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise HttpError(400, f"{name}: received {value!r}, expected a number from {low:g} to {high:g}")
+        return float(value)
+
+    return read
 
 
-def _boolean(body: Mapping[str, Any], name: str) -> bool | None:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
+def _boolean(body: Mapping[str, Any], name: str) -> bool:
+    value = body[name]
+    if not isinstance(value, bool):
         raise HttpError(400, f"{name}: received {value!r}, expected true or false")
     return value
 
 
-def _stop(raw: Any) -> tuple[str, ...]:
-    stops = [] if raw is None else [raw] if isinstance(raw, str) else raw
+def _stop(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    raw = body[name]
+    stops = [raw] if isinstance(raw, str) else raw
     if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(s, str) and s for s in stops):
         raise HttpError(400, f"stop: received {raw!r}, expected a string or up to 4 strings, none empty")
     return tuple(stops)
+
+
+_READERS: Mapping[str, Reader] = {
+    "stream": _boolean,
+    "stream_options": _stream_options,
+    "temperature": _number(0.0, 2.0),
+    "top_p": _number(1e-6, 1.0),
+    "max_tokens": _integer(1),
+    "max_completion_tokens": _integer(1),
+    "stop": _stop,
+    "user": _text,
+    "logprobs": _boolean,
+    "top_logprobs": _integer(0, 20),
+    "n": _integer(1, MOST_CHOICES),
+    "seed": _integer(-(2**63), 2**63 - 1),
+    "presence_penalty": _number(-2.0, 2.0),
+    "frequency_penalty": _number(-2.0, 2.0),
+    "response_format": _response_format,
+    "tools": _tools,
+    "tool_choice": _tool_choice,
+    "parallel_tool_calls": _boolean,
+    "adapter": _text,
+    "retrieval": _boolean,
+    "metadata": _metadata,
+    "model": _text,
+}
+"""Each reads the field of its name, which is there."""
 
 
 def completion(identity: str, model: str, text: str, finish: str, usage: Mapping[str, int], **extra: Any) -> dict[str, Any]:

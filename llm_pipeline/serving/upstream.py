@@ -214,19 +214,18 @@ class Call:
         return found or None
 
     def _parse(self, data: bytes, found: list[dict[str, Any]]) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._rest = (self._rest + data if self._rest else data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             raise UpstreamError(503, f"the engine sent an event of more than {LONGEST_LINE} bytes", code="engine_failed")
         for line in lines:
-            if not line.startswith(b"data:"):
+            if line[:5] != b"data:":
                 continue  # blank lines between events, comments, names of events
-            content = line[5:].strip()
-            if content == b"[DONE]":
-                self._done = True
-                return
             try:
-                event = orjson.loads(content)
+                event = orjson.loads(line[5:])
             except ValueError:
+                if line[5:].strip() == b"[DONE]":
+                    self._done = True
+                    return
                 raise UpstreamError(503, "the engine sent an event that is not JSON", code="engine_failed", retry_after=1) from None
             if "error" in event:
                 raise _told(event["error"])

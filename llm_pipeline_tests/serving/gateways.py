@@ -129,7 +129,7 @@ def gateway(folder: Path, raw: Mapping[str, Any]) -> Iterator[Place]:
         return [json.loads(line) for line in lines]
 
     with served(app) as url:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 20
         while not app.arms:
             assert time.monotonic() < deadline
             time.sleep(0.005)
