@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from llm_pipeline.curation.language import identify
@@ -63,7 +64,7 @@ def normalise_rows(
         except Unusable as error:
             entries.append(_quarantined(record, *error.args, strict=record["source"] in strict))
             continue
-        identity = _identity(record, _quoted(draft.text).encode())
+        identity = _identity(record, orjson.dumps(draft.text))
         if identity in seen:
             entries.append(Entry(identity, record["uri"], record["row"], STAGE, "repeated_id", "removed"))
             continue

@@ -114,9 +114,9 @@ def _ellipsis(view: View, pieces: Segments) -> Bools:
 
 def _triple_dots(view: View) -> Floats:
     """How often `...` stands in a document, six dots counted twice."""
-    change = np.diff((view.codes == ord(".")).astype(np.int8), prepend=0, append=0)
-    start, end = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
-    return view.per_document(view.documents_at(start), (end - start) // 3)
+    dots = np.flatnonzero(view.codes == ord("."))
+    begins = np.flatnonzero(np.diff(dots, prepend=-2) != 1)
+    return view.per_document(view.documents_at(dots[begins]), np.diff(begins, append=len(dots)) // 3)
 
 
 def _words_of(view: View, positions: Ints) -> Ints:

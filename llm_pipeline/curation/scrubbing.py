@@ -41,17 +41,20 @@ def _span_table(ids: Sequence[str], spans: Sequence[Span]) -> pa.Table:
 
 def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Table, pa.Table, pa.Table]:
     """(scrubbed documents, spans, ledger); titles and messages are scrubbed too, spans are offsets into `text`."""
-    rows: list[Row] = documents.select(["id", "uri", "row", "text", "messages"]).to_pylist()
-    ids = [row["id"] for row in rows]
-    texts, spans = scrub_texts([row["text"] for row in rows], policy, ids)
-    titles, _ = scrub_texts([title or "" for title in documents["title"].to_pylist()], policy, ids)
+    columns: dict[str, list[Any]] = documents.select(["id", "text", "title", "messages"]).to_pydict()
+    ids, original = columns["id"], columns["text"]
+    texts, spans = scrub_texts(original, policy, ids)
+    titles, _ = scrub_texts([title or "" for title in columns["title"]], policy, ids)
     by_row: dict[int, list[Span]] = defaultdict(list)
     for span in spans:
         by_row[span.text].append(span)
-    new: dict[str, Any] = {"text": texts, "title": titles, "messages": _messages(rows, by_row, policy)}
+    new: dict[str, Any] = {"text": texts, "title": titles, "messages": _messages(ids, original, columns["messages"], by_row, policy)}
     scrubbed = [pa.array(new[field.name], field.type) if field.name in new else _column(documents, field) for field in DOCUMENT_SCHEMA]
+    rows: list[Row] = documents.select(["id", "uri", "row"]).take(sorted(by_row)).to_pylist() if by_row else []
     entries = [
-        _entry(rows[i], entity, n, policy) for i in sorted(by_row) for entity, n in sorted(Counter(s.entity for s in by_row[i]).items())
+        _entry(row, entity, n, policy)
+        for row, i in zip(rows, sorted(by_row), strict=True)
+        for entity, n in sorted(Counter(s.entity for s in by_row[i]).items())
     ]
     return (
         pa.Table.from_arrays(scrubbed, schema=DOCUMENT_SCHEMA),
@@ -64,18 +67,20 @@ def _column(documents: pa.Table, field: Any) -> Any:
     return documents[field.name].cast(field.type) if field.name in documents.column_names else pa.nulls(documents.num_rows, field.type)
 
 
-def _messages(rows: Sequence[Row], spans: dict[int, list[Span]], policy: PiiPolicy) -> list[str | None]:
+def _messages(
+    ids: Sequence[str], texts: Sequence[str], messages: Sequence[str | None], spans: dict[int, list[Span]], policy: PiiPolicy
+) -> list[str | None]:
     """The messages of every row with the spans of its text taken out; what shows only in a message alone is taken out as well."""
-    if not any(row["messages"] for row in rows):
-        return [None] * len(rows)
-    said: list[list[dict[str, str]]] = [json.loads(row["messages"]) if row["messages"] else [] for row in rows]
-    for i, messages in enumerate(said):
-        if messages and i in spans:
-            said[i], _ = scrub_messages(rows[i]["text"], spans[i], messages, policy, rows[i]["id"])
-    owners = [row["id"] for row, messages in zip(rows, said, strict=True) for _ in messages]
-    contents = iter(scrub_texts([message["content"] for messages in said for message in messages], policy, owners)[0])
-    cleaned = [[{**message, "content": next(contents)} for message in messages] for messages in said]
-    return [json.dumps(messages, ensure_ascii=False) if row["messages"] else None for row, messages in zip(rows, cleaned, strict=True)]
+    if not any(messages):
+        return [None] * len(ids)
+    said: list[list[dict[str, str]]] = [json.loads(turns) if turns else [] for turns in messages]
+    for i, turns in enumerate(said):
+        if turns and i in spans:
+            said[i], _ = scrub_messages(texts[i], spans[i], turns, policy, ids[i])
+    owners = [owner for owner, turns in zip(ids, said, strict=True) for _ in turns]
+    contents = iter(scrub_texts([turn["content"] for turns in said for turn in turns], policy, owners)[0])
+    cleaned = [[{**turn, "content": next(contents)} for turn in turns] for turns in said]
+    return [json.dumps(turns, ensure_ascii=False) if before else None for before, turns in zip(messages, cleaned, strict=True)]
 
 
 def _entry(row: Row, entity: str, n: int, policy: PiiPolicy) -> Entry:

@@ -10,9 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
 Found = tuple[int, int, float, str, str]
 """Start, end, score, entity, recogniser."""
@@ -34,17 +37,17 @@ class Finder:
 
 def windows(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[tuple[Finder, int, int, int]]:
     """(finder, text number, low, high) of the joined neighbourhoods of the anchors' matches, in order for each finder."""
-    for finder, found in zip(finders, _matches([finder.anchor for finder in finders], texts), strict=True):
-        for i, matched in found:
-            yield from ((finder, i, low, high) for low, high in _places(finder, texts[i], matched))
+    for finder, found in zip(finders, _matches(finders, texts), strict=True):
+        for i, matched, worth in found:
+            yield from ((finder, i, low, high) for low, high in _places(finder, texts[i], matched, worth))
 
 
-def _places(finder: Finder, text: str, matched: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _places(finder: Finder, text: str, matched: Sequence[str], worth: Sequence[bool]) -> Iterator[tuple[int, int]]:
     at, begun, ended = 0, 0, -1
-    for value in matched:
+    for value, looked_at in zip(matched, worth, strict=True):
         start = text.index(value, at)
         at = start + len(value)
-        if finder.worth and not finder.worth(value):
+        if not looked_at:
             continue
         low, high = max(0, start - finder.before), min(len(text), at + finder.after)
         if ended < 0:
@@ -57,18 +60,39 @@ def _places(finder: Finder, text: str, matched: Sequence[str]) -> Iterator[tuple
         yield begun, ended
 
 
-def _matches(anchors: Sequence[str], texts: Sequence[str]) -> Iterator[Iterable[tuple[int, Sequence[str]]]]:
-    """For each anchor the texts that it matches and the strings that it matched there."""
+def _matches(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[Iterable[tuple[int, Sequence[str], Sequence[bool]]]]:
+    """For each finder the texts that its anchor matches, the strings that it matched there, and which of them are worth a look."""
     if len(texts) <= _FEW and all(len(text) <= _SHORT for text in texts):
-        for pattern in map(_compiled, anchors):
-            yield [(i, matched) for i, text in enumerate(texts) if (matched := pattern.findall(text))]
+        for finder in finders:
+            found = ((i, _compiled(finder.anchor).findall(text)) for i, text in enumerate(texts))
+            yield [(i, matched, [finder.worth is None or finder.worth(value) for value in matched]) for i, matched in found if matched]
         return
-    column = pl.col("text").str
-    found = pl.DataFrame({"text": texts}, {"text": pl.String}).select(column.extract_all(a).alias(str(k)) for k, a in enumerate(anchors))
-    for series in found.iter_columns():
+    column, frame = pl.col("text").str, pl.DataFrame({"text": texts}, {"text": pl.String})
+    columns = frame.select(column.extract_all(finder.anchor).alias(str(k)) for k, finder in enumerate(finders)).iter_columns()
+    for finder, series in zip(finders, columns, strict=True):
         lists = series.to_arrow()
-        offsets, values = lists.offsets.to_numpy(), lists.values.to_pylist()
-        yield [(int(i), values[offsets[i] : offsets[i + 1]]) for i in np.flatnonzero(np.diff(offsets))]
+        yield _worth_a_look(finder, np.diff(lists.offsets.to_numpy()), lists.flatten())
+
+
+def _worth_a_look(finder: Finder, counts: NDArray[np.int64], strings: Any) -> Iterator[tuple[int, Sequence[str], Sequence[bool]]]:
+    """The same out of the number of strings of each text and all strings, without the texts of which no string is worth a look."""
+    worth = np.ones(len(strings), np.bool_)
+    if finder.worth and len(strings):
+        worth = _each(finder.worth, strings)
+        upto, ends = np.append(0, np.cumsum(worth)), np.cumsum(counts)
+        chosen = upto[ends] > upto[ends - counts]
+        kept = np.repeat(chosen, counts)
+        counts, strings, worth = np.where(chosen, counts, 0), strings.filter(pa.array(kept)), worth[kept]
+    values, flags, rows = strings.to_pylist(), worth.tolist(), np.flatnonzero(counts)
+    ends = np.cumsum(counts)[rows]
+    for i, start, end in zip(rows.tolist(), (ends - counts[rows]).tolist(), ends.tolist(), strict=True):
+        yield i, values[start:end], flags[start:end]
+
+
+def _each(judge: Callable[[str], bool], strings: Any) -> NDArray[np.bool_]:
+    """What is said of each string; equal ones are asked about once."""
+    coded = strings.dictionary_encode()
+    return np.array([judge(value) for value in coded.dictionary.to_pylist()], np.bool_)[coded.indices.to_numpy()]
 
 
 def cased(words: str) -> str:
