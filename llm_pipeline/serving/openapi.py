@@ -36,7 +36,9 @@ def chat_fields(models: Sequence[str], max_output_tokens: int) -> dict[str, Sche
         "model": {"enum": [*models, None] if models else [None], "description": "Which release answers is not the client's choice."},
         "messages": {"type": "array", "minItems": 1, "items": message(), "contains": obj({"role": {"const": "user"}}, "role")},
         "stream": maybe({"type": "boolean"}),
-        "stream_options": maybe({"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False}),
+        "stream_options": maybe(
+            {"type": "object", "properties": {"include_usage": maybe({"type": "boolean"})}, "additionalProperties": False}
+        ),
         "temperature": maybe({"type": "number", "minimum": 0, "maximum": 2, "description": "0, the default, is greedy."}),
         "top_p": maybe({"type": "number", "minimum": 1e-6, "maximum": 1}),
         "max_tokens": tokens,
