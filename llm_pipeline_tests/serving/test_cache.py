@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
 from llm_pipeline.serving.cache import Answer, AnswerCache, CacheSettings, cache_settings
 from llm_pipeline.serving.cache_facts import facts
-from llm_pipeline.serving.cache_semantic import MOST_ALIKE, Space, Vector
+from llm_pipeline.serving.cache_semantic import MOST_ALIKE, MOST_WAITING, Space, Vector
 from llm_pipeline.serving.keys import Key
 from llm_pipeline.serving.protocol import ChatRequest
 from llm_pipeline.store import content_hash
@@ -216,6 +217,30 @@ def test_another_wording_is_found_by_meaning_unless_its_facts_differ() -> None:
         assert await state(cache, ask("what do two cards cost me"), key(), SEMANTIC, release="r2") == "miss"
         cache.clear()
         assert await state(cache, ask("what do two cards cost me"), key(), SEMANTIC) == "miss"
+        cache.close()
+
+    run(work())
+
+
+def test_a_slow_or_overrun_model_makes_misses_and_no_waiting() -> None:
+    go = threading.Event()
+
+    def slow(text: str) -> Vector:
+        go.wait(30)
+        return embed(text)
+
+    async def work() -> None:
+        cache, settings = AnswerCache(load=lambda: slow), replace(SEMANTIC, wait_seconds=0.001)
+        await cache.encoder.loaded()
+        asked = [await cache.lookup(ask(f"what fee{'!' * i}"), arm(settings), key()) for i in range(MOST_WAITING + 5)]
+        assert {found.state for found in asked} == {"miss"}
+        assert sum(found.vector is not None for found in asked) == MOST_WAITING
+        assert cache.store(asked[0], answered("5", asked[0].release))  # its vector comes later
+        go.set()
+        await asyncio.gather(*(found.vector for found in asked if found.vector is not None))
+        await asyncio.sleep(0)
+        states = [await state(cache, ask("What fee!!!"), key(), settings) for _ in range(200)]
+        assert "semantic" in states
         cache.close()
 
     run(work())
