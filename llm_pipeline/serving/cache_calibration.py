@@ -79,14 +79,10 @@ def at_threshold(pairs: Sequence[Pair], threshold: float, confidence: float = 0.
     different = sum(not pair.same for pair in pairs)
     above = [pair for pair in pairs if pair.similarity >= threshold]
     wrong = sum(not pair.same for pair in above)
-    return Calibration(
-        threshold, wrong, different, upper_bound(wrong, different, confidence), len(above) - wrong, len(pairs) - different
-    )
+    return Calibration(threshold, wrong, different, upper_bound(wrong, different, confidence), len(above) - wrong, len(pairs) - different)
 
 
-def calibrate(
-    pairs: Sequence[Pair], most: float = 0.01, confidence: float = 0.95, thresholds: Iterable[float] = THRESHOLDS
-) -> Calibration:
+def calibrate(pairs: Sequence[Pair], most: float = 0.01, confidence: float = 0.95, thresholds: Iterable[float] = THRESHOLDS) -> Calibration:
     """The lowest threshold whose false-hit rate is at most `most` with this confidence; `InputError` when there are too few pairs."""
     chosen: Calibration | None = None
     for threshold in sorted(thresholds, reverse=True):
