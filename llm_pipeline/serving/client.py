@@ -168,7 +168,11 @@ def status(home: Home) -> dict[str, Any]:
         "supervisor": read_pid(home.endpoint / "supervisor.pid"),
         "revision": revision,
         "traffic": weights,
-        "gateways": {name: {"revision": r, "seconds_ago": round(now - at, 1)} for name, (r, at) in state.observations().items()},
+        "gateways": {
+            name: {"revision": r, "seconds_ago": round(now - at, 1)}
+            for name, (r, at) in state.observations().items()
+            if name.startswith("gateway")
+        },
         "engines": [asdict(engine) for engine in state.engines().values()],
         "rollout": asdict(rollout) | {"evidence": {k: v for k, v in rollout.evidence.items() if k != "marks"}} if rollout else None,
     }

@@ -19,6 +19,9 @@ from llm_pipeline.serving.rollout_probe import Probe
 from llm_pipeline.serving.rollout_watch import Watch, marks_now
 from llm_pipeline.serving.state import Engine, Rollout, State
 
+SETTLE_LOOKS = 150
+"""Looks at a switch before it is given up: half a minute of the supervisor's."""
+
 
 def wanted_replicas(state: State) -> dict[str, int]:
     """How many engine replicas each release should have now: all with traffic, the one on its way, and the one before, kept warm."""
@@ -41,6 +44,7 @@ class Controller:
         self._state, self._folder, self._acted_on = state, folder, acted_on
         self._watch: tuple[tuple[int, str], Watch] | None = None
         self._probe: tuple[int, Probe] | None = None
+        self._waits = 0
 
     def tick(self) -> None:
         rollout = self._state.rollout()
@@ -52,6 +56,7 @@ class Controller:
             return
         if rollout.status == "switching":
             return self._settle(rollout)
+        self._waits = 0
         config = build(RolloutConfig, dict(rollout.config), f"rollout {rollout.id}")
         engines = self._state.engines_of(rollout.release)
         broken = next((engine for engine in engines if engine.state == "failed"), None)
@@ -211,8 +216,11 @@ class Controller:
         self._state.update_rollout(rollout.id, status="switching", evidence=content)
 
     def _settle(self, rollout: Rollout) -> None:
-        """How it ended is said when every gateway acts on it, not when it was written down."""
-        if self._acted_on(rollout.evidence["revision"]):
+        """How it ended is said when every gateway acts on it, not when it was written down; what they refuse to act on is taken back."""
+        self._waits += 1
+        if self._waits > SETTLE_LOOKS and rollout.evidence["outcome"] == "promoted" and rollout.previous not in (None, rollout.release):
+            self._end(rollout, "failed", "the gateways do not act on it, see their logs")
+        elif self._acted_on(rollout.evidence["revision"]):
             evidence = {**rollout.evidence, "settled_at": time.time()}
             self._state.update_rollout(rollout.id, status=rollout.evidence["outcome"], evidence=evidence)
 

@@ -128,15 +128,27 @@ class Router:
         self._state = state
         self.name = f"gateway-{os.getpid()}"
         self._built: dict[str, Route] = {}
+        self._broken: set[str] = set()
         self._desired: Desired | None = None
         self._last = Snapshot()
-        self._said, self._said_at, self._away = -1, 0.0, False
+        self._said, self._said_at, self._beat_at, self._away = -1, 0.0, 0.0, False
 
     def refresh(self) -> Snapshot:
         desired = self._read()
         if desired is not None:
             self._last = self._snapshot(desired)
+            self._beat(desired)
         return self._last
+
+    def _beat(self, desired: Desired) -> None:
+        """Say that this gateway lives, whether or not it can act on what it read."""
+        if desired.at - self._beat_at < HEARTBEAT_SECONDS:
+            return
+        try:
+            self._state.observe(f"alive-{os.getpid()}", desired.revision, desired.at)
+            self._beat_at = desired.at
+        except SQLAlchemyError:
+            log.warning("the database did not take a sign of life; the next one is tried")
 
     def report(self, snapshot: Snapshot) -> None:
         """Say that `snapshot` is what requests meet from now on."""
@@ -169,10 +181,21 @@ class Router:
             del self._built[name]
         routes = {}
         for name, registered in desired.releases.items():
-            if name not in self._built:
-                self._built[name] = build_route(name, registered.spec)
+            if name not in self._built and not self._build(name, registered.spec):
+                continue
             routes[name] = replace(self._built[name], urls=desired.urls.get(registered.engine, ()), engine=registered.release.engine)
         return Snapshot(desired.revision, desired.weights, routes, desired.keys, desired.shadow, desired.at)
+
+    def _build(self, name: str, spec: Spec) -> bool:
+        """Make a release's route; one that cannot be made must not keep the others from changing."""
+        try:
+            self._built[name] = build_route(name, spec)
+        except Exception:
+            if name not in self._broken:
+                log.exception("release %s cannot be served", name)
+            self._broken.add(name)
+            return False
+        return True
 
 
 def build_route(name: str, spec: Spec) -> Route:

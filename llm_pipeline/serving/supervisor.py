@@ -31,7 +31,7 @@ from llm_pipeline.store import write_atomically
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
 SILENCE_SECONDS = 15.0
-"""A gateway that has not said for so long what it acts on, though the database answers, hangs."""
+"""A gateway that has given no sign of life for so long, though the database answers, hangs."""
 PREFERRED_PORT = 8088
 LOCAL_KEYS = {"local": ("chat", "feedback"), "simulator": ("chat", "feedback", "simulate"), "replay": ("chat",), "admin": ("admin",)}
 
@@ -130,10 +130,10 @@ class Supervisor:
         return bool(alive) and all(seen >= revision for seen, _ in alive)
 
     def _watch_gateways(self) -> None:
-        """Kill a gateway that runs but stopped saying what it acts on."""
+        """Kill a gateway that runs but gives no sign of life any more."""
         now = time.time()
         for child in self.gateways:
-            _, at = self._seen.get(f"gateway-{child.pid}", (-1, 0.0))
+            _, at = self._seen.get(f"alive-{child.pid}", (-1, 0.0))
             silent = now - max(at, self._answers_since or now, now - (time.monotonic() - child.started))
             if child.running and silent > SILENCE_SECONDS:
                 log.warning("gateway %d has been silent for %.0f s: killed, to be started again", child.pid, silent)
@@ -145,7 +145,7 @@ class Supervisor:
         rows = self.fleet.rows()
         if rows != self._rows:
             self.state.put_engines(rows)
-            self.state.forget(but=[f"gateway-{child.pid}" for child in self.gateways])
+            self.state.forget(but=[f"{word}-{child.pid}" for word in ("gateway", "alive") for child in self.gateways])
             self._rows = rows
 
     def _gateway(self, number: int) -> Child:
