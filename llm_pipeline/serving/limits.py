@@ -189,7 +189,7 @@ class Limiter:
         began = self.clock()
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.sync, list(orders.values()), began)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
+        except Exception as error:  # whatever it is, the next round tries again
             for pool, order in orders.items():
                 pool.failed(order)
                 self.active.add(pool)

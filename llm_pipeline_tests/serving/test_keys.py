@@ -68,6 +68,22 @@ def test_labels_and_limits_of_a_key_can_be_changed(keys: Keys) -> None:
     assert (key.labels, key.limits.concurrent) == ({"acme"}, 3)
 
 
+@pytest.mark.slow
+def test_keys_on_postgresql(postgres: str) -> None:
+    db = open_database(postgres.replace("postgresql://", "postgresql+psycopg2://"))
+    keys = Keys(db)
+    identity, first = keys.create("app", ["chat"], labels=["acme"], limits=Limits(concurrent=2))
+    second = keys.rotate(identity)
+    keys.change(identity, labels=["other"])
+    keys.seen(identity)
+    keys.write_seen()
+    valid, [info] = keys.valid(), keys.listed("app")
+    assert valid[key_hash(first)].labels == valid[key_hash(second)].labels == {"other"}
+    assert (info.limits.concurrent, info.last_used is None) == (2, False)
+    assert keys.revoke("app") == 1
+    db.dispose()
+
+
 def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path: Path) -> None:
     def run(*arguments: str) -> dict[str, Any]:
         result = CliRunner().invoke(app, [*arguments, "--home", str(tmp_path), "--json"], catch_exceptions=False)

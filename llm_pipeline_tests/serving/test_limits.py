@@ -184,6 +184,21 @@ def test_budgets_of_a_month_survive_a_restart_and_end_with_it(db: sa.Engine) -> 
     run(body)
 
 
+def test_other_limits_of_a_key_hold_at_once(db: sa.Engine) -> None:
+    async def body() -> None:
+        clock = Clock()
+        async with limiters(db, clock) as (limiter,):
+            assert await asked(limiter, a_key(requests_per_minute=1)) is None
+            assert await asked(limiter, a_key(requests_per_minute=1)) is not None
+            clock.now += 1
+            wider = a_key(requests_per_minute=3, concurrent=5)
+            assert sum([await asked(limiter, wider) is None for _ in range(5)]) == 2
+            assert await asked(limiter, a_key()) is None
+            assert await asked(limiter, a_key(requests_per_minute=2)) is not None
+
+    run(body)
+
+
 def test_what_a_killed_process_held(db: sa.Engine) -> None:
     """Places come back, units of a minute a minute later, and of a month's budget all of it counts as used."""
     dead = Ledger(db, "dead")
