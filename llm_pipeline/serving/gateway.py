@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
@@ -133,6 +134,8 @@ class Gateway:
         self.metrics.watch("llm_spans", "Interactions sent to collectors", "outcome", lambda: dict(self._telemetry.counts))
         self._embeddings = Embeddings(self._settings, self._answering.engines, self._settings.embedding_upstream)
         self._mirror = Mirror()
+        gc.freeze()  # what is loaded by now stays: the collector need not look at it again with every few hundred requests
+        gc.set_threshold(20_000, 20, 50)
         self._poller = asyncio.create_task(self._poll())
 
     async def _stop(self) -> None:

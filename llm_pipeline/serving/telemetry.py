@@ -50,7 +50,8 @@ def trace_of(traceparent: str | None) -> Trace:
 
 def _identity(size: int) -> str:
     """Random, and not all zero."""
-    return secrets.token_hex(size - 1) + f"{secrets.randbelow(255) + 1:02x}"
+    found = secrets.token_hex(size)
+    return found if found.strip("0") else _identity(size)
 
 
 @dataclass(frozen=True)

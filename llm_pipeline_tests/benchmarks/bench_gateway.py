@@ -30,8 +30,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from llm_pipeline.config import load_yaml
+from llm_pipeline.serving.guardrails.policy import DETECTED
 from llm_pipeline.serving.keys import Limits
 from llm_pipeline.serving.processes import free_port
+from llm_pipeline.serving.standalone import POLICY
 from llm_pipeline.serving.state import State
 
 WORDS = "The monthly fee of this account is three euros and fifty cents unless you are a student or younger than that ".split() * 2
@@ -204,14 +207,22 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def our_gateway(engine: int, folder: Path) -> Iterator[Path_]:
-    """Every feature on: keys with all limits, the shipped guardrails, a cache, durable interactions, telemetry to a collector."""
-    port, place = free_port(), folder / "gateway"
+def our_gateway(engine: int, folder: Path, name: str = "gateway", *, detector: bool = True) -> Iterator[Path_]:
+    """Every feature on: keys with all limits, the shipped guardrails, a cache, durable interactions, telemetry to a collector.
+
+    Without `detector` the trained one of attacks is off, as it is in any gateway that has none.
+    """
+    port, place = free_port(), folder / name
+    policy = load_yaml(POLICY)
+    if not detector:
+        policy["rules"] = {**policy.get("rules", {}), **dict.fromkeys(DETECTED, "off")}
+    place.mkdir()
+    (place / "policy.yaml").write_text(yaml.safe_dump(policy))
     limits = Limits(MUCH, MUCH, 10_000, MUCH, 1e5)
     key = State(place).keys.add("bench", ["chat"], limits=limits)
     config = {
         "upstreams": {"fake": {"url": f"http://127.0.0.1:{engine}", "prices": {"prompt": 0.1, "completion": 0.2}}},
-        "models": {"default": {"cache": {"exact": True}}},
+        "models": {"default": {"cache": {"exact": True}, "policy": str(place / "policy.yaml")}},
         "telemetry": {"collectors": [{"endpoint": f"http://127.0.0.1:{engine}/v1/traces"}], "share": 0.01},
     }
     file = folder / "gateway.yaml"
@@ -227,8 +238,8 @@ def our_gateway(engine: int, folder: Path) -> Iterator[Path_]:
         "--port",
         str(port),
     ]
-    with process(command, port, folder / "gateway.log", lambda: _answers(f"http://127.0.0.1:{port}/readyz")) as pid:
-        yield Path_("gateway", port, key, pid)
+    with process(command, port, place / "log", lambda: _answers(f"http://127.0.0.1:{port}/readyz")) as pid:
+        yield Path_(name, port, key, pid)
 
 
 @contextmanager
@@ -308,18 +319,24 @@ def main() -> None:
         folder, engine = Path(name), free_port()
         pid = stack.enter_context(process([sys.executable, __file__, "--engine", str(engine)], engine, folder / "engine.log"))
         ours = stack.enter_context(our_gateway(engine, folder))
-        paths = [Path_("direct", engine, "x", pid), ours]
+        light = stack.enter_context(our_gateway(engine, folder, "no detector", detector=False))
+        paths = [Path_("direct", engine, "x", pid), ours, light]
         if options.litellm:
             paths.append(stack.enter_context(litellm(engine, folder, options.litellm)))
         console.print(compare(paths, options.requests, options.rounds))
-        request, chunk = costs(ours, options.requests)
-        console.print(f"CPU of the gateway: {request:.3f} ms a request, {chunk:.3f} ms a chunk")
+        for path in paths[1:]:
+            few = options.requests // 10 if path.name == "LiteLLM" else options.requests
+            request, chunk = costs(path, few)
+            console.print(f"CPU of {path.name}: {request:.3f} ms a request, {chunk:.3f} ms a chunk")
         if options.litellm:
-            console.print(f"requests/s: {statistics.median(ours.rates) / statistics.median(paths[2].rates):.0f} times LiteLLM's")
+            for path in (ours, light):
+                times = statistics.median(path.rates) / statistics.median(paths[-1].rates)
+                console.print(f"requests/s of {path.name}: {times:.0f} times LiteLLM's")
         if options.soak:
             before = ours.rss()
-            rate = run(_load(ours, options.soak, 32))[0]
-            console.print(f"{options.soak} requests at {rate:.0f}/s: RSS {before:.1f} -> {ours.rss():.1f} MB")
+            for part in range(1, 5):
+                rate = run(_load(ours, options.soak // 4, 32))[0]
+                console.print(f"{options.soak * part // 4} requests at {rate:.0f}/s: RSS {before:.1f} -> {ours.rss():.1f} MB")
 
 
 if __name__ == "__main__":
