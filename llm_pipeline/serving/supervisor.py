@@ -30,7 +30,7 @@ from llm_pipeline.store import write_atomically
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.2
-SILENCE_SECONDS = 15.0
+SILENCE_SECONDS = 60.0
 """A gateway that has given no sign of life for so long, though the database answers, hangs."""
 PREFERRED_PORT = 8088
 LOCAL_KEYS = {"local": ("chat", "feedback"), "simulator": ("chat", "feedback", "simulate"), "replay": ("chat",), "admin": ("admin",)}

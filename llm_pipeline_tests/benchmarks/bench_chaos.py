@@ -33,8 +33,8 @@ from llm_pipeline_tests.serving.chaos import Crowd, Postgres, fill, kill_engine,
 from llm_pipeline_tests.serving.conftest import make_release
 from llm_pipeline_tests.serving.fake_vllm import write_executable
 
-CLIENTS, SECONDS = 1000, 8.0
-ENGINE_SECONDS = 1.5
+CLIENTS, SECONDS = 1000, 12.0
+ENGINE_SECONDS = 5.0
 """Time of an answer of the stand-in, so that nearly all clients have a request under way."""
 REAL_SHARE = 0.01
 

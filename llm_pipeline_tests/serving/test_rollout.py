@@ -291,6 +291,19 @@ def test_what_takes_too_long_is_held_and_gives_everything_back(
     assert endpoint.state.traffic_and_shadow()[1:] == ({old: 1.0}, None)
 
 
+def test_a_switch_that_the_gateways_do_not_follow_is_taken_back(endpoint: Endpoint) -> None:
+    old, new = endpoint.deployed(), endpoint.release("new")
+    endpoint.begin(new, strategy="all_at_once")
+    endpoint.ready(old, new)
+    endpoint.seen = 0
+    assert endpoint.tick(rollout.SETTLE_LOOKS).status == "switching"
+    endpoint.tick(2)
+    assert endpoint.weights == {old: 1.0}
+    endpoint.seen = endpoint.state.traffic()[0]
+    found = endpoint.tick()
+    assert (found.status, found.evidence["reason"]) == ("failed", "the gateways do not act on it, see their logs")
+
+
 def test_shares_outside_of_reason_are_refused() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         RolloutConfig(steps=(0.1, 1.0))

@@ -101,6 +101,17 @@ def test_a_snapshot_has_the_replicas_that_are_ready(state: Away) -> None:
     assert state.observations()[router.name] == (snapshot.revision, snapshot.at)
 
 
+def test_a_release_that_cannot_be_served_keeps_nothing_else_from_changing(state: Away) -> None:
+    old = deployed(state, "old")
+    broken = state.register(Release("broken", "p", None, "g", {"name": "transformers"}), Spec("/broken", {"nonsense": 1}, {}))
+    state.set_traffic({old: 0.9, broken: 0.1}, "x")
+    router = Router(state)
+    snapshot = router.refresh()
+    assert (set(snapshot.routes), snapshot.missing()) == ({old}, [broken])
+    revision = state.set_traffic({old: 1.0}, "back")
+    assert router.refresh().revision == revision
+
+
 def test_without_the_database_the_last_snapshot_stays_and_a_new_gateway_takes_the_copy(state: Away) -> None:
     old = deployed(state, "old")
     state.set_traffic({old: 1.0}, "x")
