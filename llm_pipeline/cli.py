@@ -19,12 +19,25 @@ from llm_pipeline.paths import PROJECT
 from llm_pipeline.retrieval import cli as cli_retrieval
 from llm_pipeline.serving import standalone_cli
 from llm_pipeline.serving.cli import app as endpoint_cli
+from llm_pipeline.serving.guardrails import cli as cli_guard
 from llm_pipeline.shell import HomeOption, JsonOption, open_home
 from llm_pipeline.training import cli_recipes, cli_runs, cli_search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(endpoint_cli, name="endpoint")
-for stage in (cli_curation, cli_recipes, cli_runs, cli_search, cli_suites, cli_gate, cli_judge, cli_prompts, cli_retrieval, standalone_cli):
+for stage in (
+    cli_curation,
+    cli_recipes,
+    cli_runs,
+    cli_search,
+    cli_suites,
+    cli_gate,
+    cli_judge,
+    cli_prompts,
+    cli_retrieval,
+    standalone_cli,
+    cli_guard,
+):
     stage.register(app)
 
 

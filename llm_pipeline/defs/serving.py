@@ -109,6 +109,15 @@ def rollback(home: HomeResource) -> dg.MaterializeResult[Any]:
     return dg.MaterializeResult(metadata=_metadata(made, shown), data_version=dg.DataVersion(made.id))
 
 
+@dg.asset(group_name="serving", kinds={"numpy"}, owners=OWNERS, tags={"cost": "low"})
+def guard_detector(home: HomeResource) -> dg.MaterializeResult[Any]:
+    """The offline detector of attacks, trained on the sentences of data/guard; a policy names its folder (`detector`)."""
+    from llm_pipeline.serving.guardrails.train import build_detector
+
+    made = build_detector(home.open())
+    return dg.MaterializeResult(metadata=_metadata(made, dict(made.info)), data_version=dg.DataVersion(made.id))
+
+
 @dg.asset_check(
     asset=deployed_endpoint, blocking=True, description="Trained and served model agree: equal greedy answers, near equal log-probabilities"
 )
@@ -142,4 +151,4 @@ def _metadata(made: Artifact, content: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "dagster/uri": str(made.path), "artifact": made.id, "reused": made.reused}
 
 
-defs = dg.Definitions(assets=[release, deployed_endpoint, rollback], asset_checks=[served_parity])
+defs = dg.Definitions(assets=[release, deployed_endpoint, rollback, guard_detector], asset_checks=[served_parity])

@@ -76,6 +76,11 @@ def test_ordinary_words_are_shown_as_soon_as_they_are_complete() -> None:
     assert checker.feed("", last=True) == ("five.", None)
 
 
+def test_a_script_without_spaces_does_not_wait_for_one() -> None:
+    checker = Guards(load_policy(POLICY)).after([{"role": "system", "content": SYSTEM}])
+    assert "".join(checker.feed(c)[0] for c in "手数料は五百円です。これは長い文です。") == "手数料は五百円です。これは長い文です。"
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
+from llm_pipeline.serving.guardrails.disguise import letters
 from llm_pipeline.serving.guardrails.output import OutputGuard, kinds_of
 from llm_pipeline.serving.guardrails.policy import DETECTED, Policy
 from llm_pipeline.serving.guardrails.spans import Kind
-from llm_pipeline.serving.guardrails.text import plain
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
 from llm_pipeline.serving.guardrails.words import toxic
 
@@ -36,7 +36,7 @@ class Guards:
     def __init__(self, policy: Policy, detector: Detector | None = None) -> None:
         self.policy = policy
         self._actions = policy.actions
-        self._detector = detector
+        self._detector = detector or self._own_detector()
         self._kinds = kinds_of(policy, "input", tuple(policy.input_pii))
         self._turn = lru_cache(maxsize=256)(self._turn_scores)
 
@@ -51,7 +51,7 @@ class Guards:
         if "input:too_long" in rules and self._actions["input:too_long"] == "block":
             return Verdict("block", ("input:too_long",))
         found, score = self._attacks(messages)
-        rules += found
+        rules, score = self._confirmed(rules, found, score)
         if "input:toxicity" in self._actions and any(toxic(m["content"]) >= self.policy.toxicity for m in messages if m["role"] == "user"):
             rules.append("input:toxicity")
         kept, worst = self._passages(retrieved)
@@ -67,28 +67,47 @@ class Guards:
         question = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
         return OutputGuard(self.policy, system, retrieved, question)
 
+    def _confirmed(self, rules: list[str], found: list[str], score: float) -> tuple[list[str], float]:
+        """Patterns and detector together: a pattern that the detector finds far from any attack does not count (someone quotes or asks
+        about one), and one that counts says more than the detector's own rule."""
+        attacks = {f"input:{name}" for name in self.policy.injection} & set(rules)
+        if attacks and self._detector is not None and score < self.policy.confirmation:
+            rules = [rule for rule in rules if rule not in attacks]
+        elif attacks:
+            found = [rule for rule in found if rule not in ("input:injection", "input:jailbreak")]
+            score = max(score, 0.5 + score / 2)
+        return rules + found, score
+
+    def _own_detector(self) -> Detector | None:
+        if not self._actions.keys() & set(DETECTED):
+            return None
+        from llm_pipeline.serving.guardrails.detector import open_detector  # numpy only where there is something to detect
+
+        return open_detector(self.policy.detector)
+
     def _attacks(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[str], float]:
-        """Rules of the detector that fire on what the client says, and the highest score."""
+        """Rules of the detector that fire on what the client says, and the highest score (a wish that is not harmful enough has none)."""
         rules, highest = [], 0.0
         for message in messages:
             for rule, score in self._turn(message["role"], message["content"]):
-                highest = max(highest, score)
-                rules += [rule] if rule in self._actions and score >= self.policy.threshold(rule) else []
+                fires = rule in self._actions and score >= self.policy.threshold(rule)
+                rules += [rule] if fires else []
+                highest = max(highest, score) if fires or rule != "input:harmful" else highest
         return rules, highest
 
     def _turn_scores(self, role: str, text: str) -> tuple[tuple[str, float], ...]:
-        if self._detector is None or not self._actions.keys() & set(DETECTED):
+        if self._detector is None:
             return ()
         if role == "user":
-            return tuple(self._detector.turn(plain(text)).items())
-        return (("input:indirect", self._detector.passage(plain(text))),) if role == "tool" else ()
+            return tuple(self._detector.turn(letters(text)).items())
+        return (("input:indirect", self._detector.passage(letters(text))),) if role == "tool" else ()
 
     def _passages(self, retrieved: Sequence[str]) -> tuple[tuple[int, ...], float]:
         """Numbers of the passages that may be used, and the highest score of any."""
         every = tuple(range(len(retrieved)))
         if self._detector is None or "input:indirect" not in self._actions:
             return every, 0.0
-        scores = [self._detector.passage(plain(text)) for text in retrieved]
+        scores = [self._detector.passage(letters(text)) for text in retrieved]
         strikes = self._actions["input:indirect"] != "flag"
         limit = self.policy.threshold("input:indirect")
         return tuple(i for i in every if not (strikes and scores[i] >= limit)), max(scores, default=0.0)

@@ -6,16 +6,24 @@ Each piece is read once: text without suspicious characters costs one search, an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from llm_pipeline.serving.guardrails.policy import Policy
-from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, SUSPECT, Kind
+from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, Kind
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
 from llm_pipeline.serving.guardrails.words import WORD, LeakRule, ToxicityRule, grounded_share
 
 Span = tuple[int, int, str]
 """Start, end, rule."""
+_BEFORE = 4
+"""Characters already shown that a trigger may begin in."""
+_IN_A_WORD = "".join(map(chr, range(33, 127)))
+"""What a word under way may consist of that could still become a value (scripts without spaces need no waiting)."""
+_LONGEST_WORD = 64
+"""A longer word under way is shown but for its end."""
 _SPANS = ("html", "sql", "shell", "hidden")
 
 
@@ -26,6 +34,7 @@ class OutputGuard:
         self._policy, self._actions = policy, policy.actions
         self._sources = [*retrieved, question] if retrieved else []
         self._kinds = kinds_of(policy, "output", ("email", "card", "iban", *_SPANS))
+        self._suspect = _any_of(tuple(kind.trigger.pattern for _, kind in self._kinds))
         self._leak = LeakRule(system, policy.leaked_words) if system and "output:system_prompt" in self._actions else None
         self._toxicity = ToxicityRule(policy.toxicity) if "output:toxicity" in self._actions else None
         self._at_end = [rule for rule, runs in self._end_rules() if runs and rule in self._actions]
@@ -71,22 +80,25 @@ class OutputGuard:
     def _release(self, last: bool) -> str:
         """What of the pending text cannot become a match any more, with matches struck out."""
         text = self._pending
-        if SUSPECT.search(text) is None:
-            until = len(text) if last else 1 + max(text.rfind(" "), text.rfind("\n"))
+        seen = self._context[-_BEFORE:] + text
+        if self._suspect is None or self._suspect.search(seen) is None:
+            until = len(text) if last else len(text.rstrip(_IN_A_WORD))
             piece = text[:until]
         else:
-            until, spans = self._find(text, last)
+            kinds = [(rule, kind) for rule, kind in self._kinds if kind.trigger.search(seen)]
+            until, spans = self._find(text, kinds, last)
             piece = self._struck(text, until, spans)
         if until:
             self._context = (self._context + text[:until])[-CONTEXT:]
             self._pending = text[until:]
         return piece
 
-    def _find(self, text: str, last: bool) -> tuple[int, list[Span]]:
-        """How much of `text` is settled, and the matches in that."""
+    def _find(self, text: str, kinds: Sequence[tuple[str, Kind]], last: bool) -> tuple[int, list[Span]]:
+        """How much of `text` is settled, and the matches in that; a word under way never is."""
         window, offset = self._context + text, len(self._context)
-        until, spans = len(window), []
-        for rule, kind in self._kinds:
+        until = len(window) if last else max(len(window.rstrip(_IN_A_WORD)), offset, len(window) - _LONGEST_WORD)
+        spans: list[Span] = []
+        for rule, kind in kinds:
             if not last:
                 until = min(until, max(kind.open_end(window), offset))
             for start, end in kind.find(window):
@@ -120,7 +132,6 @@ class OutputGuard:
             self._fire("output:toxicity")
             if self.verdict.stops:
                 return self._held
-            out = "[REMOVED] " if self._actions["output:toxicity"] == "redact" else out
         if cut is not None and self.verdict.stops:
             return out[: max(cut - (self._shown - len(self._held)), 0)]
         return self._show(out, last)
@@ -144,9 +155,6 @@ class OutputGuard:
             return out
         begin = self._shown - len(out)
         start = max(self._leak.start - begin, 0)
-        if self._leak.leaks and self._actions["output:system_prompt"] == "redact" and last:
-            self._held = ""
-            return out[:start] + "[SYSTEM_PROMPT]"
         if self._leak.suspicious and not last:
             self._held = out[start:]
             return out[:start]
@@ -158,6 +166,11 @@ class OutputGuard:
             self._fire("output:schema", fault)
         if "output:ungrounded" in self._at_end and (share := grounded_share(answer, self._sources)) < self._policy.groundedness:
             self._fire("output:ungrounded", f"only {share:.0%} of the answer stands in the retrieved texts: use nothing else")
+
+
+@lru_cache(maxsize=64)
+def _any_of(triggers: tuple[str, ...]) -> re.Pattern[str] | None:
+    return re.compile("|".join(triggers), re.I) if triggers else None
 
 
 def kinds_of(policy: Policy, side: str, names: Sequence[str]) -> list[tuple[str, Kind]]:

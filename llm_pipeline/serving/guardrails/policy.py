@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 from llm_pipeline.config import build, load
 from llm_pipeline.errors import ConfigError, near
+from llm_pipeline.serving.guardrails.disguise import letters
 from llm_pipeline.serving.guardrails.spans import HIDDEN, KINDS
-from llm_pipeline.serving.guardrails.text import plain
 from llm_pipeline.serving.guardrails.verdict import Action
-from llm_pipeline.store import content_hash
 
 BLOCKED_INPUT = "I cannot help with that request."
 BLOCKED_OUTPUT = "I cannot show that answer."
@@ -38,6 +37,8 @@ NAMED = (
     "output:ungrounded",
 )
 """Rules that run only where `rules` names them."""
+REDACTED = ("email", "card", "iban", "secret", "html", "sql", "shell", "hidden", "indirect")
+"""What can be struck out of a text; other rules judge all of it."""
 _HIDDEN = re.compile(f"[{HIDDEN}]")
 # What may yet become a match when more text follows: a token under way, or a spaced run of digits or of an IBAN's groups.
 _OPEN_END = re.compile(r"(?:[A-Z]{2}\d{2}[A-Z0-9 ]{0,34}|\d[\d -]{0,40}|\S{1,64})$")
@@ -60,6 +61,8 @@ class Policy:
     """Name of a topic that is not talked about -> pattern; the rule is "input:topic_NAME"."""
     detector: str = ""
     """Folder of another detector: one that `llm-pipeline guard --train` made, or a transformers text classifier. Empty: the shipped one."""
+    confirmation: float = 0.0
+    """Least score of the detector at which a pattern of `injection` counts; 0: each one does."""
     thresholds: dict[str, float] = field(default_factory=dict)
     """Rule of the detector -> score from which it fires, where it is not 0.5."""
     toxicity: float = 0.97
@@ -81,12 +84,19 @@ class Policy:
         for rule in (*self.rules, *self.thresholds):
             if rule not in self.known:
                 raise ConfigError(f"guardrails: unknown rule {rule!r}{near(rule, self.known)}")
+        for rule, action in self.rules.items():
+            if action == "redact" and rule.partition(":")[2] not in REDACTED:
+                raise ConfigError(
+                    f"guardrails: {rule} cannot be struck out of a text: received 'redact', expected off, flag, reask or block"
+                )
         if self.schema is not None:
             _check_schema(self.schema)
 
     @property
     def id(self) -> str:
         """A setting that a policy does without does not count, so that a new kind of rule changes no old id."""
+        from llm_pipeline.store import content_hash  # a gateway that never asks for the id does without its libraries (80 MB)
+
         old = ("maximum_characters", "hidden_unicode", "injection", "output_pii", "allowed_email_domains")
         bare = Policy()
         changed = [item.name for item in fields(self) if item.name in old or getattr(self, item.name) != getattr(bare, item.name)]
@@ -134,7 +144,7 @@ class Policy:
         broken = []
         if self.hidden_unicode and "input:hidden_unicode" in self.actions and any(_HIDDEN.search(text) for text in texts):
             broken.append("input:hidden_unicode")
-        simple = [plain(text) for text in texts]
+        simple = [letters(text) for text in texts]
         return broken + [name for name, pattern in self.patterns if any(pattern.search(text) for text in simple)]
 
     def check_output(self, text: str) -> list[str]:

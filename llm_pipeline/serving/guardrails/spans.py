@@ -6,6 +6,7 @@ text too: the `regex` package says where a match could still begin or go on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ class Kind:
 
     name: str
     pattern: Any
+    trigger: re.Pattern[str]
+    """Stands in every text that a match is in or begins in, at the latest when a space follows the match's first word."""
     valid: Callable[[str], int] = len
     joints: str = ""
     """Characters that may stand between a match and what lengthens it."""
@@ -66,8 +69,8 @@ def _random(text: str) -> int:
     return len(text) if any(c.isdigit() for c in value) and any(c.isalpha() for c in value) else 0
 
 
-def _kind(name: str, *patterns: str, valid: Callable[[str], int] = len, joints: str = "", flags: int = regex.I) -> Kind:
-    return Kind(name, regex.compile("|".join(patterns), flags), valid, joints)
+def _kind(name: str, trigger: str, *patterns: str, valid: Callable[[str], int] = len, joints: str = "", flags: int = regex.I) -> Kind:
+    return Kind(name, regex.compile("|".join(patterns), flags), re.compile(trigger, re.I), valid, joints)
 
 
 _TOKENS = (
@@ -89,33 +92,43 @@ _TOKENS = (
     r"lp-[A-Za-z0-9_-]{32,64}",
 )
 """Forms that issuers publish so that leaked keys are found; the last one is this gateway's own."""
-_BOUNDED = "|".join(_TOKENS)
+_COMMANDS = "rm|curl|wget|mkfs|dd|nc|ncat|netcat|powershell"
 KINDS = {
     kind.name: kind
     for kind in (
-        _kind("email", r"[a-z0-9_.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", joints="."),
-        _kind("card", r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)", valid=lambda text: len(text) * luhn(text), joints=" -"),
+        _kind("email", "@", r"[a-z0-9_.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", joints="."),
+        _kind(
+            "card",
+            r"\d[ -]?$|(?:\d[ -]?){9}",
+            r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)",
+            valid=lambda text: len(text) * luhn(text),
+            joints=" -",
+        ),
         _kind(
             "iban",
+            r"(?-i:\b[A-Z]{2}\d{2})",
             r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])",
             valid=_iban_length,
             joints=" ",
             flags=0,
         ),
-        Kind("secret_token", regex.compile(rf"(?<![\w-])(?:{_BOUNDED})")),
+        _kind("secret_token", r"[\w.-]{16}", rf"(?<![\w-])(?:{'|'.join(_TOKENS)})", flags=0),
         _kind(
             "secret_key",
+            "-----",
             r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]{0,16000}?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)",
             flags=0,
         ),
         _kind(
             "secret_named",
+            r"\b(?:api|access|secret|auth|key|token|password|passwd|pwd)",
             r"\b(?:api|access|secret|auth)[_ -]?(?:key|token)[\"']?\s{0,3}(?:\bis\b|[:=])\s{0,3}[\"']?[^\s\"',;]{8,200}",
             r"\b(?:password|passwd|pwd)[\"']?\s{0,3}(?:\bis\b|[:=])\s{0,3}[\"']?[^\s\"',;]{8,200}",
             valid=_random,
         ),
         _kind(
             "html",
+            r"<[a-z/]|<$|!\[|javascript|data:",
             r"</?(?:script|iframe|object|embed|link|meta|base|form|svg|style)\b[^>]{0,300}>?",
             r"<[a-z][^<>]{0,300}\son[a-z]{3,20}\s{0,3}=[^<>]{0,300}>?",
             r"\bjavascript\s{0,3}:",
@@ -124,6 +137,7 @@ KINDS = {
         ),
         _kind(
             "sql",
+            r";|['\")]\s{0,3}(?:or|and)\b|\bunion\b|xp_|waitfor",
             r"['\")]\s{0,3};\s{0,3}(?:drop|delete|insert|update|alter|truncate|exec|shutdown)\b",
             r";\s{0,3}(?:drop|truncate)\s{1,5}(?:table|database|schema)\b",
             r"['\"]\s{0,3}(?:or|and)\s{1,3}(['\"]?)\w{1,20}\1\s{0,3}=\s{0,3}\1\w{1,20}",
@@ -133,6 +147,7 @@ KINDS = {
         ),
         _kind(
             "shell",
+            rf"\b(?:{_COMMANDS})\b|/dev/|:\(\)|\$\(|[;&|]\s{{0,3}}cat\b",
             r"\brm\s{1,3}-[rf]{1,3}\s{1,3}(?:-{1,2}[\w-]{1,20}\s{1,3}){0,2}[/~*$]",
             r"\b(?:curl|wget)\s[^|\n]{1,200}\|\s{0,3}(?:sudo\s{1,3})?(?:ba|z|da)?sh\b",
             r":\(\)\s{0,3}\{\s{0,3}:\s{0,3}\|\s{0,3}:\s{0,3}&\s{0,3}\}\s{0,3};",
@@ -145,15 +160,7 @@ KINDS = {
             r"\$\((?:curl|wget|cat|rm|nc)\s",
             r"\bpowershell\b[^\n]{0,60}\s-e(?:nc|ncodedcommand)?\s",
         ),
-        _kind("hidden", rf"[\x1b\x9b]\[?[0-9;?]{{0,12}}[A-Za-z]?|[{HIDDEN}\x00-\x08]"),
+        _kind("hidden", rf"[\x00-\x08\x1b\x9b{HIDDEN}]", rf"[\x1b\x9b]\[?[0-9;?]{{0,12}}[A-Za-z]?|[{HIDDEN}\x00-\x08]"),
     )
 }
 SECRETS = ("secret_token", "secret_key", "secret_named")
-SUSPECT = regex.compile(
-    r"[@\d<>;|$`\\!()\x00-\x08\x1b\x9b"
-    + HIDDEN
-    + r"]|-----|\b(?:union|xp_|waitfor|rm|curl|wget|mkfs|dd|nc|ncat|netcat|powershell|javascript|data:)\b"
-    r"|['\"]\s{0,3}(?:or|and)\b|\b(?:password|passwd|pwd|key|token)\b|[\w+/=.-]{16}|\b[A-Z]{2}$",
-    regex.I,
-)
-"""Text without any of these holds nothing of the kinds above and begins none (a word under way aside)."""

@@ -48,10 +48,6 @@ class LeakRule:
     def suspicious(self) -> bool:
         return self.run >= _SUSPICIOUS
 
-    @property
-    def leaks(self) -> bool:
-        return self.run >= self._limit
-
 
 _GROUPS = frozenset("gay gays homosexual homosexuals queer lesbian jew jews jewish muslim muslims black white women men fat mental".split())
 

@@ -1,0 +1,105 @@
+"""The offline detector: a linear model over hashed features, read with numpy alone (one file of numbers, no pickle)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_pipeline.errors import ConfigError
+from llm_pipeline.paths import DATA
+from llm_pipeline.serving.guardrails.disguise import reveal
+from llm_pipeline.serving.guardrails.features import Meanings, features
+
+SHIPPED = DATA / "models" / "guard"
+HEADS = ("attack", "jailbreak", "harmful", "indirect")
+"""Attack or not; of attacks: jailbreak or injection; a harmful wish or not; orders in a retrieved text or not."""
+WINDOW, STEP = 48, 24
+"""Words of a stretch that is judged by itself, and from one stretch to the next."""
+SOFT = 4.0
+_LONGEST = 12000
+
+
+@dataclass(frozen=True)
+class LinearDetector:
+    """`weights` (heads, features) are whole numbers times `scales`; a head's score is 0.5 at its threshold."""
+
+    weights: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    biases: NDArray[np.float32]
+    meanings: Meanings
+
+    def turn(self, text: str) -> Mapping[str, float]:
+        """Of what a user says: the likelier of injection and jailbreak, and harm."""
+        attack, jailbreak, harmful, _ = self.logits(text)
+        name = "input:jailbreak" if jailbreak > 0 else "input:injection"
+        return {name: sigmoid(attack), "input:harmful": sigmoid(harmful)}
+
+    def passage(self, text: str) -> float:
+        """Of a retrieved text: the worst stretch of it."""
+        return sigmoid(self.logits(text)[3])
+
+    def logits(self, text: str) -> list[float]:
+        """Of every head the largest over the text's stretches; of the last what it and the first say together."""
+        read = features(reveal(text[:_LONGEST]), self.meanings)
+        at_place = np.stack([np.bincount(read.places, row, read.words) for row in self.weights[:, read.ids].astype(np.float64)])
+        sums = np.concatenate([np.zeros((len(at_place), 1)), np.cumsum(at_place, axis=1)], axis=1)
+        starts = np.minimum(np.arange(0, max(read.words - WINDOW, 0) + STEP, STEP), max(read.words - WINDOW, 0))
+        ends = np.minimum(starts + WINDOW, read.words)
+        found = (sums[:, ends] - sums[:, starts]) / np.sqrt(ends - starts + SOFT)
+        found = found * self.scales[:, None] + self.biases[:, None]
+        found[3] = (found[0] + found[3]) / 2
+        return [float(value) for value in found.max(axis=1)]
+
+
+def sigmoid(value: float) -> float:
+    return float(1.0 / (1.0 + np.exp(-np.clip(value, -30.0, 30.0))))
+
+
+@cache
+def load_detector(folder: Path = SHIPPED) -> LinearDetector:
+    """The detector of a folder with `guard.npz`."""
+    path = folder / "guard.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            meanings = Meanings(stored["words"], stored["classes"])
+            return LinearDetector(stored["weights"], stored["scales"], stored["biases"], meanings)
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: not a detector of `llm-pipeline guard --train`: {error}") from error
+
+
+@dataclass(frozen=True)
+class TransformersDetector:
+    """A text classifier of the transformers library in a folder: any label whose name says attack counts as one."""
+
+    model: Any
+
+    def turn(self, text: str) -> Mapping[str, float]:
+        return {"input:injection": self.passage(text)}
+
+    def passage(self, text: str) -> float:
+        found = self.model(text[:_LONGEST], top_k=None, truncation=True)
+        return float(sum(label["score"] for label in found if label["label"].lower() in _ATTACKS))
+
+
+_ATTACKS = {"injection", "jailbreak", "malicious", "attack", "unsafe", "label_1", "1"}
+
+
+@cache
+def open_detector(folder: str) -> LinearDetector | TransformersDetector:
+    """The detector that a policy names: empty for the shipped one."""
+    path = Path(folder) if folder else SHIPPED
+    if not (path / "config.json").exists():
+        return load_detector(path)
+    labels = set(map(str.lower, json.loads((path / "config.json").read_text("utf-8")).get("id2label", {"1": "label_1"}).values()))
+    if not labels & _ATTACKS:
+        raise ConfigError(f"{path}: none of its labels {sorted(labels)} says attack; expected one of {sorted(_ATTACKS)}")
+    from transformers import pipeline
+
+    return TransformersDetector(pipeline("text-classification", model=str(path), device="cpu"))

@@ -1,0 +1,181 @@
+"""How attacks hide from filters that read letters: encodings, look-alike letters, gaps; and the way back.
+
+`reveal` undoes what `DISGUISES` does, so the detector reads the words that the model would understand.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import random
+import re
+import unicodedata
+from collections.abc import Callable
+
+from llm_pipeline.serving.guardrails.spans import HIDDEN
+
+_HIDDEN = re.compile(f"[{HIDDEN}\u200c\u200d]")
+_LOOKALIKES = dict(zip("аеорсухівѕјԁһɡαοеіⅼνκτρıﾠАВЕКМНОРСТХІЅЈ", "aeopcyxibsjdhgaoeilvktpi ABEKMHOPCTXISJ", strict=True))
+_TO_LATIN = str.maketrans(_LOOKALIKES)
+_FROM_LATIN = {"a": "а", "e": "е", "o": "о", "p": "р", "c": "с", "y": "у", "x": "х", "i": "і"}
+_LEET = str.maketrans("4310577@$", "aeiosttas")
+_TO_LEET = str.maketrans("aeiost", "431057")
+_SPACED = re.compile(r"(?<!\w)\w(?:([ ._\-*])\w(?:\1\w){3,})(?!\w)(?:[ ._\-*]{2,5}\w(?:[ ._\-*]\w)+(?!\w))*")
+_BASE64 = re.compile(r"(?<![\w+/])[A-Za-z0-9+/]{16,}={0,2}(?![\w+/])")
+_HEX = re.compile(r"(?<!\w)(?:[0-9a-f]{2}[ :]?){10,}(?!\w)", re.I)
+_ESCAPES = re.compile(r"(?:\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|%[0-9a-f]{2}|&#x?[0-9a-f]{2,5};){4,}", re.I)
+_LEETED = re.compile(r"\b(?=\w*[a-z])(?=\w*[0-9@$])[a-z0-9@$]{3,}\b", re.I)
+_WORDS = re.compile(r"[^\W\d_]+")
+_LATIN = re.compile("[A-Za-z]")
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_KEYWORDS = re.compile(r"vtaber|cerivbhf|vafgehpgvbaf|cebzcg|flfgrz|erirny|snoevp")
+_BACKWARDS = re.compile(r"\b(?:snoitcurtsni|tpmorp|suoiverp|erongi|metsys|laever|selur)\b", re.I)
+
+
+def reveal(text: str) -> str:
+    """The text in one form of letters, with hidden words made readable."""
+    plain = letters(text)
+    plain = _SPACED.sub(_close, plain)
+    plain = _BASE64.sub(_decoded_base64, plain)
+    plain = _HEX.sub(_decoded_hex, plain)
+    plain = _ESCAPES.sub(_unescaped, plain)
+    if _BACKWARDS.search(plain):
+        plain = f"{plain} {plain[::-1]}"
+    lower = plain.lower()
+    if _KEYWORDS.search(lower):
+        plain = f"{plain} {codecs.decode(plain, 'rot13')}"
+    leeted = _LEETED.findall(lower)
+    return _LEETED.sub(lambda found: found[0].lower().translate(_LEET), plain) if len(leeted) > 2 else plain
+
+
+def letters(text: str) -> str:
+    """Compatibility form without hidden characters; letters that only look Latin become so in words with Latin ones."""
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", _HIDDEN.sub("", _tags(text)))
+    marks = len(_ACCENTS.findall(unicodedata.normalize("NFD", text)))
+    if marks > 0.3 * len(text):
+        text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
+    return _WORDS.sub(lambda word: word[0].translate(_TO_LATIN) if _LATIN.search(word[0]) else word[0], text)
+
+
+def _tags(text: str) -> str:
+    """Tag characters (U+E0020 to U+E007E) spell ASCII that no one sees."""
+    return "".join(chr(ord(c) - 0xE0000) if "\U000e0020" <= c <= "\U000e007e" else c for c in text)
+
+
+def _close(found: re.Match[str]) -> str:
+    """ "i g n o r e  a l l": one kind of gap inside words, longer ones between them."""
+    gap = found[1]
+    words = re.split(rf"[{re.escape(gap)} ._*-]{{2,}}", found[0])
+    return " ".join(word.replace(gap, "") for word in words)
+
+
+def _decoded_base64(found: re.Match[str]) -> str:
+    try:
+        return _readable(base64.b64decode(found[0] + "=" * (-len(found[0]) % 4), validate=True), found[0])
+    except (binascii.Error, ValueError):
+        return found[0]
+
+
+def _decoded_hex(found: re.Match[str]) -> str:
+    try:
+        return _readable(bytes.fromhex(re.sub("[ :]", "", found[0])), found[0])
+    except ValueError:
+        return found[0]
+
+
+def _readable(data: bytes, otherwise: str) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return otherwise
+    return f" {text} " if sum(c.isalpha() or c == " " for c in text) > 0.8 * len(text) else otherwise
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    import html
+    from urllib.parse import unquote
+
+    text = re.sub(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4}))", lambda code: chr(int(code[1] or code[2], 16)), found[0], flags=re.I)
+    return html.unescape(unquote(text))
+
+
+def _base64(text: str, chance: random.Random) -> str:
+    del chance
+    return base64.b64encode(text.encode()).decode()
+
+
+def _leet(text: str, chance: random.Random) -> str:
+    return "".join(c.lower().translate(_TO_LEET) if chance.random() < 0.7 else c for c in text)
+
+
+def _spaced(text: str, chance: random.Random) -> str:
+    gap = chance.choice(" .-_")
+    return (
+        (gap * 3 if gap == " " else " ").join(gap.join(word) for word in text.split()) if gap == " " else gap.join(text.replace(" ", gap))
+    )
+
+
+def _lookalikes(text: str, chance: random.Random) -> str:
+    return "".join(_FROM_LATIN.get(c, c) if chance.random() < 0.5 else c for c in text)
+
+
+def _invisible(text: str, chance: random.Random) -> str:
+    return "".join(c + chance.choice(["\u200b", "", "\u200d", "\u2060"]) for c in text)
+
+
+def _wide(text: str, chance: random.Random) -> str:
+    del chance
+    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+
+
+def _hex(text: str, chance: random.Random) -> str:
+    return chance.choice(["", " "]).join(f"{byte:02x}" for byte in text.encode())
+
+
+def _rot13(text: str, chance: random.Random) -> str:
+    del chance
+    return codecs.encode(text, "rot13")
+
+
+def _backwards(text: str, chance: random.Random) -> str:
+    del chance
+    return text[::-1]
+
+
+def _percent(text: str, chance: random.Random) -> str:
+    form = chance.choice(["%{:02x}", "\\x{:02x}", "&#{};"])
+    return "".join(form.format(byte) for byte in text.encode())
+
+
+def _cased(text: str, chance: random.Random) -> str:
+    return "".join(c.upper() if chance.random() < 0.5 else c.lower() for c in text)
+
+
+def _typos(text: str, chance: random.Random) -> str:
+    """Letters dropped, doubled or swapped in some words."""
+    words = text.split(" ")
+    for i, word in enumerate(words):
+        if len(word) > 4 and chance.random() < 0.3:
+            at = chance.randrange(1, len(word) - 2)
+            kinds = (word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], word[:at] + word[at + 1] + word[at] + word[at + 2 :])
+            words[i] = chance.choice(kinds)
+    return " ".join(words)
+
+
+DISGUISES: dict[str, Callable[[str, random.Random], str]] = {
+    "base64": _base64,
+    "leet": _leet,
+    "spaced": _spaced,
+    "lookalikes": _lookalikes,
+    "invisible": _invisible,
+    "wide": _wide,
+    "hex": _hex,
+    "rot13": _rot13,
+    "backwards": _backwards,
+    "percent": _percent,
+    "cased": _cased,
+    "typos": _typos,
+}

@@ -1,0 +1,189 @@
+"""The detector's examples: attacks and ordinary texts of the grammars in data/guard, and real prose that every machine has."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from llm_pipeline.paths import DATA
+from llm_pipeline.serving.guardrails.disguise import DISGUISES
+from llm_pipeline.serving.guardrails.grammar import Grammar, load_grammar
+from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
+
+FOLDER = DATA / "guard"
+JAILBREAKS = ("persona", "fiction", "suppress")
+INJECTIONS = ("override", "leak", "secrets", "defiance", "fakesystem", "taskswitch", "split", "exfil", "other_languages")
+_LANGUAGES = ("de_DE", "de_DE", "fr_FR", "es_ES", "nl_NL", "pl_PL", "cs_CZ", "da_DK", "it_IT", "la", "ru_RU")
+"""Locales whose common words Faker lists."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text and what each head should say of it; None: not asked."""
+
+    text: str
+    attack: bool | None = None
+    jailbreak: bool | None = None
+    harmful: bool | None = None
+    indirect: bool | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many examples of each kind are made."""
+
+    attacks: int = 15000
+    harmful: int = 2000
+    benign: int = 30000
+    prose: int = 8000
+    passages: int = 10000
+
+
+class Maker:
+    """Makes examples; the same seed makes the same ones.
+
+    `words` are what sentences may be about, the same in attacks and in ordinary texts: no subject tells them apart by itself.
+    """
+
+    def __init__(self, words: Sequence[str], seed: int = 1) -> None:
+        self.chance = random.Random(seed)
+        attacks, benign, documents = (FOLDER / f"{name}.yaml" for name in ("attacks", "benign", "documents"))
+        self.attacks = load_grammar(attacks, benign)
+        self.benign = load_grammar(benign, attacks)
+        self.documents = load_grammar(documents, attacks, benign)
+        for grammar in (self.attacks, self.benign, self.documents):
+            grammar.slots["w"] = list(words)
+            grammar.slots["topic"] = self.benign.slots["topic"]
+        self.documents.slots["attack"] = [form for name in INJECTIONS for form in self.attacks.families[name]]
+        self._prose: list[str] = []
+        self._languages = {name: import_module(f"faker.providers.lorem.{name}").Provider.word_list for name in _LANGUAGES}
+
+    def all(self, sizes: Sizes) -> Iterator[Example]:
+        prose = list(self.prose(sizes.prose))
+        self._prose = prose
+        for _ in range(sizes.attacks):
+            yield self._attack()
+        for _ in range(sizes.harmful):
+            yield Example(self._form(self.attacks, "{harm}" if self.chance.random() < 0.5 else self.chance.choice(_HARMS)), harmful=True)
+        for _ in range(sizes.benign):
+            yield Example(self._ordinary(), attack=False, harmful=False)
+        yield from (Example(text, attack=False, harmful=False, indirect=False) for text in prose)
+        for i in range(sizes.passages):
+            yield self._passage(orders=i % 2 == 0)
+
+    def prose(self, count: int) -> Iterator[str]:
+        """Stretches of 8 to 90 words of the standard library's documentation."""
+        chance, found = self.chance, []
+        for text in real_texts():
+            words, at = text.split(" "), 0
+            while at < len(words):
+                length = chance.choice((8, 15, 25, 40, 60, 90))
+                found.append(" ".join(words[at : at + length]))
+                at += length
+        chance.shuffle(found)
+        yield from found[:count]
+
+    def _form(self, grammar: Grammar, form: str) -> str:
+        return grammar.fill(form, self.chance)
+
+    def _attack(self) -> Example:
+        chance = self.chance
+        jailbreak = chance.random() < 0.35
+        family = chance.choice(JAILBREAKS if jailbreak else INJECTIONS)
+        text = self.attacks.one(family, chance)
+        harmful = family == "fiction" or None
+        if chance.random() < 0.1:
+            text = chance.choice(list(DISGUISES.values()))(text, chance)
+        if not jailbreak and chance.random() < 0.3:
+            text = self._around(text)
+        return Example(self._dressed(text), attack=True, jailbreak=jailbreak, harmful=harmful)
+
+    def _around(self, text: str) -> str:
+        """An attack before, after or inside an ordinary request or document."""
+        chance = self.chance
+        other = self._ordinary() if chance.random() < 0.6 else " ".join(self._sentences(chance.choice((1, 2, 4))))
+        gap = chance.choice([" ", "\n", "\n\n", ". ", " - "])
+        return gap.join(chance.choice([(other, text), (other, text), (text, other)]))
+
+    def _ordinary(self) -> str:
+        chance = self.chance
+        if chance.random() < 0.05:
+            return self._dressed(" ".join(self._foreign() for _ in range(chance.randint(1, 3))))
+        family = chance.choices(("plain", "ask", "triggers", "admin", "others"), (32, 18, 36, 7, 7))[0]
+        text = self.benign.one(family, chance)
+        if chance.random() < 0.12:
+            text = f"{text} {self.benign.one(chance.choice(('ask', 'triggers')), chance)}"
+        if chance.random() < 0.25:
+            parts = [text, " ".join(self._sentences(chance.choice((1, 2, 4, 6))))]
+            chance.shuffle(parts)
+            text = chance.choice(["\n", "\n\n", " "]).join(parts)
+        elif self._prose and chance.random() < 0.05:
+            text = f"{text}\n\n{chance.choice(self._prose)}"
+        return self._dressed(text)
+
+    def _dressed(self, text: str) -> str:
+        """Small differences of form that mean nothing."""
+        kind = self.chance.random()
+        if kind < 0.12:
+            return text.lower()
+        if kind < 0.15:
+            return text.upper()
+        if kind < 0.22:
+            return text.rstrip(".?!")
+        if kind < 0.26:
+            return DISGUISES["typos"](text, self.chance)
+        return text
+
+    def _sentences(self, count: int) -> list[str]:
+        """Sentences of documents: real ones, those of notices and mails, and those about anything."""
+        chance, found = self.chance, []
+        for _ in range(count):
+            kind = chance.random()
+            if self._prose and kind < 0.3:
+                found.append(chance.choice(self._prose))
+            elif kind < 0.4:
+                found.append(self._foreign())
+            else:
+                found.append(self.benign.one("plain", chance) if kind < 0.65 else self.documents.one("sentences", chance))
+        return found
+
+    def _foreign(self) -> str:
+        """Words of another language in a row, as many of them light ones as in real sentences."""
+        chance = self.chance
+        language = chance.choice(_LANGUAGES)
+        words, light = self._languages[language], LIGHT_WORDS.get(language, ())
+        said = " ".join(chance.choice(light if light and chance.random() < 0.45 else words) for _ in range(chance.randint(3, 24)))
+        return said[:1].upper() + said[1:] + chance.choice("..?!")
+
+    def _passage(self, *, orders: bool) -> Example:
+        """A short stretch of a document, with or without an order in it."""
+        chance = self.chance
+        parts = self._sentences(chance.choice((0 if orders else 1, 1, 2, 3, 5)))
+        if orders:
+            parts.insert(chance.randint(0, len(parts)), self.documents.one("orders", chance))
+        text = chance.choice([" ", " ", "\n"]).join(parts)
+        return Example(self._dressed(text), indirect=orders)
+
+
+def documentation() -> list[str]:
+    """The documentation strings of the standard library."""
+    from llm_pipeline.curation.python_docs import doc_strings
+
+    return [doc.text for doc in doc_strings()]
+
+
+def real_texts() -> Iterator[str]:
+    """The standard library's documentation and the language's reference, which come with every interpreter."""
+    from pydoc_data.topics import topics
+
+    yield from documentation()
+    yield from topics.values()
+
+
+_HARMS = (
+    "[How do I|How can I|How to|What is the best way to|Teach me to|I want to|Tell me how to|Help me] {harmact}[?|]",
+    "{harm}[.|]",
+    "[Give me|Write|List] {question_words} to {harmact}".replace("{question_words}", "[tips|a plan|ideas|steps|tricks|everything I need]"),
+)

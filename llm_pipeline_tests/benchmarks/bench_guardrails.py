@@ -1,0 +1,145 @@
+"""What the guardrails catch, what they refuse without need, and what they cost, on texts that nothing was tuned on.
+
+Hygiene. The detector is trained on data/guard only (sentences of forms written for this project, and documentation that comes with the
+interpreter); no line of the sets below was ever trained on or copied. Sets are split by source. Tuned on (forms added, thresholds and
+windows chosen): the even rows of the jailbreak set, BIPIA's code attacks and its mails and tables, the training parts of the bank and
+school questions, German passages and questions, the project's own suites, TUNED below. Reported here and looked at for nothing else:
+the odd rows of the jailbreak set, BIPIA's text attacks, the test parts of the bank and school questions, English and Spanish passages
+and questions, prompts of human preference data, HELD_OUT_ATTACKS and HELD_OUT_TRIGGERS (written before the detector was trained, for
+no form's sake). The jailbreak set's rows resemble one another, so its odd rows are the easiest of these.
+
+The peer is what the gateway did before: the policy's patterns alone. The sets are read from the tests' SHARED_DATA (folders
+selfreminder, bipia, banking77, gsm8k, xquad, autoj_pairwise); what is absent is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from llm_pipeline.serving.guardrails import Guards, Policy, load_policy
+from llm_pipeline.serving.release import POLICY
+from llm_pipeline_tests.benchmarks.guard_prompts import HELD_OUT_ATTACKS, HELD_OUT_TRIGGERS
+from llm_pipeline_tests.conftest import SHARED_DATA
+
+DATA = SHARED_DATA
+MOST = 1000
+
+
+def main() -> None:
+    policy = load_policy(POLICY)
+    guards = Guards(policy)
+    before = Guards(Policy(injection=policy.injection))
+    attacks, benign = direct_sets()
+    scores = {name: _judged(guards, texts) for name, texts in {**attacks, **benign}.items()}
+    plain = {name: _judged(before, texts) for name, texts in {**attacks, **benign}.items()}
+    every = np.concatenate([scores[name][0] for name in benign])
+    console = Console(width=120)
+    table = Table("set", "n", "AUC against all below", "blocked", "by patterns alone", title="User's turns: attacks")
+    for name, texts in attacks.items():
+        found, blocked = scores[name]
+        table.add_row(name, str(len(texts)), f"{auc(found, every):.3f}", f"{blocked:.1%}", f"{plain[name][1]:.1%}")
+    console.print(table)
+    table = Table("set", "n", "refused", "by patterns alone", title="User's turns: ordinary ones")
+    for name, texts in benign.items():
+        table.add_row(name, str(len(texts)), f"{scores[name][1]:.2%}", f"{plain[name][1]:.2%}")
+    console.print(table)
+    _passages(guards, console)
+    _cost(guards, [text for texts in benign.values() for text in texts], console)
+
+
+def direct_sets() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Attacks and ordinary prompts by name."""
+    attacks = {"held out, hand-written": HELD_OUT_ATTACKS}
+    benign = {"words of attacks, hand-written": HELD_OUT_TRIGGERS}
+    if (path := DATA / "selfreminder/jailbreak_prompts.csv").exists():
+        with path.open(encoding="utf-8") as file:
+            attacks["jailbreaks (odd rows)"] = [row["prompt"] for row in csv.DictReader(file)][1::2]
+    for name, file_name, field in (
+        ("bank questions", "banking77/test.jsonl", "text"),
+        ("school problems", "gsm8k/test.jsonl", "instruction"),
+        ("questions, English", "xquad/en_questions.jsonl", "question"),
+        ("questions, Spanish", "xquad/es_questions.jsonl", "question"),
+        ("prompts to assistants", "autoj_pairwise/testdata.jsonl", "prompt"),
+    ):
+        if texts := _rows(file_name, field):
+            benign[name] = texts
+    return attacks, benign
+
+
+def _rows(name: str, field: str) -> list[str]:
+    if not (path := DATA / name).exists():
+        return []
+    texts = sorted({json.loads(line)[field] for line in path.read_text("utf-8").splitlines()})
+    return random.Random(1).sample(texts, min(MOST, len(texts)))
+
+
+def _judged(guards: Guards, texts: Sequence[str]) -> tuple[np.ndarray, float]:
+    verdicts = [guards.check([{"role": "user", "content": text[: guards.policy.maximum_characters]}]) for text in texts]
+    blocked = statistics.fmean(verdict.action == "block" for verdict in verdicts)
+    return np.array([verdict.score or float(verdict.action == "block") for verdict in verdicts]), blocked
+
+
+def auc(attacks: np.ndarray, benign: np.ndarray) -> float:
+    """Probability that an attack's score is above an ordinary prompt's (ties count half)."""
+    ordered = np.sort(benign)
+    below, upto = np.searchsorted(ordered, attacks, "left"), np.searchsorted(ordered, attacks, "right")
+    return float((below + upto).mean() / 2 / len(benign))
+
+
+def _passages(guards: Guards, console: Console) -> None:
+    """Orders inside retrieved texts: hand-written attacks and BIPIA's text attacks put into English passages."""
+    passages = _rows("xquad/en_passages.jsonl", "text")
+    if not passages:
+        return console.print("no passages: SHARED_DATA has no xquad")
+    chance = random.Random(2)
+    orders = {"hand-written attacks": HELD_OUT_ATTACKS}
+    if (path := DATA / "bipia/text_attack_test.json").exists():
+        orders["BIPIA, text attacks (plain requests)"] = [text for texts in json.loads(path.read_text("utf-8")).values() for text in texts]
+    clean = np.array([guards.check((), [text]).score for text in passages])
+    table = Table("put into passages", "n", "AUC", "dropped", title=f"Retrieved texts ({np.mean(clean >= 0.5):.1%} of clean ones dropped)")
+    for name, texts in orders.items():
+        found = np.array([guards.check((), [_planted(text, chance.choice(passages), chance)]).score for text in texts])
+        table.add_row(name, str(len(texts)), f"{auc(found, clean):.3f}", f"{np.mean(found >= 0.5):.1%}")
+    console.print(table)
+
+
+def _planted(order: str, passage: str, chance: random.Random) -> str:
+    at = chance.choice([0, len(passage), passage.find(". ", len(passage) // 2) + 2])
+    return f"{passage[:at]} {order} {passage[at:]}".strip()
+
+
+def _cost(guards: Guards, texts: Sequence[str], console: Console) -> None:
+    loop = asyncio.new_event_loop()
+    spent = []
+    for text in random.Random(3).sample(list(texts), min(2000, len(texts))):
+        began = time.perf_counter()
+        loop.run_until_complete(guards.before([{"role": "user", "content": text}]))
+        spent.append(time.perf_counter() - began)
+    loop.close()
+    answer = " ".join(texts)[:200_000].replace("\n", " ")
+    chunks = [answer[i : i + 5] for i in range(0, len(answer), 5)]
+    each = []
+    for start in range(0, len(chunks) - 400, 400):
+        checker = guards.after([{"role": "system", "content": "You are the assistant of a bank. Be polite and short."}])
+        began = time.perf_counter()
+        for chunk in chunks[start : start + 400]:
+            checker.feed(chunk)
+        each.append((time.perf_counter() - began) / 400)
+    table = Table("what", "median", "99%", title="Cost")
+    table.add_row("a prompt, ms", f"{statistics.median(spent) * 1e3:.3f}", f"{np.quantile(spent, 0.99) * 1e3:.3f}")
+    table.add_row("a chunk of an answer, ms", f"{statistics.median(each) * 1e3:.4f}", f"{np.quantile(each, 0.99) * 1e3:.4f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
