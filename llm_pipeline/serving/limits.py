@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.asgi import HttpError
 from llm_pipeline.serving.keys import Key
 from llm_pipeline.serving.leases import (
@@ -50,7 +51,7 @@ ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class Protection:
-    """What any one client may cost the endpoint."""
+    """What any one client may cost the endpoint; how long engines are waited for is a setting of each upstream."""
 
     max_body_bytes: int = 1 << 20
     max_header_bytes: int = 32 << 10
@@ -61,10 +62,6 @@ class Protection:
     body_seconds: float = 20.0
     """The whole body must be there by then: 408 otherwise."""
     keep_alive_seconds: float = 75.0
-    first_token_seconds: float = 60.0
-    token_seconds: float = 60.0
-    """Longest wait for the engine's next token."""
-    request_seconds: float = 600.0
     send_seconds: float = 30.0
     """A client that takes nothing for so long is dropped, and its answer cancelled."""
     in_flight: int = 256
@@ -76,6 +73,11 @@ class Protection:
     secure_headers: bool = True
     hsts_seconds: int = 31_536_000
     """Strict-Transport-Security, sent over TLS only; 0: not sent."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0 or (value == 0 and name not in ("queue", "secure_headers", "hsts_seconds")):
+                raise ConfigError(f"protection: {name}: received {value}, expected more than 0")
 
 
 class Limiter:

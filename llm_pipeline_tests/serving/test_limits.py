@@ -15,12 +15,14 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llm_pipeline.config import load
+from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.asgi import HttpError
 from llm_pipeline.serving.database import open_database
 from llm_pipeline.serving.keys import Key, Limits
 from llm_pipeline.serving.leases import DEAD_SECONDS, Ledger, Order, month_ends
 from llm_pipeline.serving.leases import used as used_of
-from llm_pipeline.serving.limits import Limiter, LimitError
+from llm_pipeline.serving.limits import Limiter, LimitError, Protection
 
 PAUSES = (0, 0, 0, 0, 1, 7, 30)
 START = 1_800_000_000.0
@@ -184,6 +186,18 @@ def test_budgets_of_a_month_survive_a_restart_and_end_with_it(db: sa.Engine) -> 
     run(body)
 
 
+def test_protection_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "protection.yaml"
+    path.write_text("{in_flight: 8, queue: 0, body_seconds: 2.5}")
+    assert load(Protection, path) == Protection(in_flight=8, queue=0, body_seconds=2.5)
+    path.write_text("{in_flight: 0}")
+    with pytest.raises(ConfigError, match="in_flight: received 0"):
+        load(Protection, path)
+    path.write_text("{in_fligth: 8}")
+    with pytest.raises(ConfigError, match="did you mean 'in_flight'"):
+        load(Protection, path)
+
+
 def test_other_limits_of_a_key_hold_at_once(db: sa.Engine) -> None:
     async def body() -> None:
         clock = Clock()
@@ -287,7 +301,7 @@ import asyncio, sys
 from pathlib import Path
 from llm_pipeline.serving.database import open_database
 from llm_pipeline.serving.keys import Key, Limits
-from llm_pipeline.serving.limits import LimitError, Limiter
+from llm_pipeline.serving.limits import Limiter, LimitError, Protection
 
 async def main(where):
     limiter = Limiter(open_database(Path(where) if where.startswith("/") else where))
