@@ -12,9 +12,12 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from llm_pipeline.serving import openapi
 from llm_pipeline.serving.answering import Answering
@@ -134,6 +137,7 @@ class Gateway:
         self.metrics.watch("llm_spans", "Interactions sent to collectors", "outcome", lambda: dict(self._telemetry.counts))
         self._embeddings = Embeddings(self._settings, self._answering.engines, self._settings.embedding_upstream)
         self._mirror = Mirror()
+        await self._look()  # so that the first request meets keys and routes
         gc.freeze()  # what is loaded by now stays: the collector need not look at it again with every few hundred requests
         gc.set_threshold(20_000, 20, 50)
         self._poller = asyncio.create_task(self._poll())
@@ -149,18 +153,22 @@ class Gateway:
             await asyncio.to_thread(part.close)
 
     async def _poll(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            try:
-                self.snapshot, arms = await loop.run_in_executor(self._polling, self._refresh)
-                if arms.keys() != self.arms.keys():
-                    self._cache.keep(arms)
-                self.arms = arms
-                self.metrics.traffic(self.snapshot.weights)
-                await loop.run_in_executor(self._polling, self._report)
-            except Exception:
-                log.exception("the desired state cannot be read; the last one stays in force")
             await asyncio.sleep(self._poll_seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Take over the desired state as it is now, and say so."""
+        loop = asyncio.get_running_loop()
+        try:
+            self.snapshot, arms = await loop.run_in_executor(self._polling, self._refresh)
+            if arms.keys() != self.arms.keys():
+                self._cache.keep(arms)
+            self.arms = arms
+            self.metrics.traffic(self.snapshot.weights)
+            await loop.run_in_executor(self._polling, self._report)
+        except Exception:
+            log.exception("the desired state cannot be read; the last one stays in force")
 
     def _refresh(self) -> tuple[Snapshot, dict[str, Arm]]:
         snapshot = self._routes.refresh()
@@ -168,7 +176,8 @@ class Gateway:
 
     def _report(self) -> None:
         self._routes.report(self.snapshot)
-        self._state.keys.write_seen()
+        with suppress(SQLAlchemyError):  # when a key was last used is worth no alarm
+            self._state.keys.write_seen()
         self.metrics.share()
 
     def _authenticate(self, headers: Headers, *scopes: str) -> Key:

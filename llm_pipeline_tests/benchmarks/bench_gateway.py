@@ -223,6 +223,7 @@ def our_gateway(engine: int, folder: Path, name: str = "gateway", *, detector: b
     config = {
         "upstreams": {"fake": {"url": f"http://127.0.0.1:{engine}", "prices": {"prompt": 0.1, "completion": 0.2}}},
         "models": {"default": {"cache": {"exact": True}, "policy": str(place / "policy.yaml")}},
+        "cache_bytes": 1 << 20,
         "telemetry": {"collectors": [{"endpoint": f"http://127.0.0.1:{engine}/v1/traces"}], "share": 0.01},
     }
     file = folder / "gateway.yaml"
@@ -333,10 +334,10 @@ def main() -> None:
                 times = statistics.median(path.rates) / statistics.median(paths[-1].rates)
                 console.print(f"requests/s of {path.name}: {times:.0f} times LiteLLM's")
         if options.soak:
-            before = ours.rss()
+            before = light.rss()
             for part in range(1, 5):
-                rate = run(_load(ours, options.soak // 4, 32))[0]
-                console.print(f"{options.soak * part // 4} requests at {rate:.0f}/s: RSS {before:.1f} -> {ours.rss():.1f} MB")
+                rate = run(_load(light, options.soak // 4, 32))[0]
+                console.print(f"{options.soak * part // 4} requests at {rate:.0f}/s: RSS {before:.1f} -> {light.rss():.1f} MB")
 
 
 if __name__ == "__main__":
