@@ -196,6 +196,8 @@ def _integer(low: int, high: int | None = None) -> Reader:
 
     def read(body: Mapping[str, Any], name: str) -> int:
         value = body[name]
+        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+            value = int(value)  # JSON has one kind of number
         if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
             raise HttpError(400, f"{name}: received {value!r}, expected {expected}")
         return value

@@ -10,9 +10,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llm_pipeline.serving.admin import build_app
+from llm_pipeline.serving.asgi import HttpError
 from llm_pipeline.serving.feedback import FIELDS
 from llm_pipeline.serving.openapi import chat_body, completion_body, document, embedding_body, feedback_body
-from llm_pipeline.serving.protocol import GATEWAY_FIELDS
+from llm_pipeline.serving.protocol import GATEWAY_FIELDS, parse_chat
 from llm_pipeline.serving.protocol_more import COMPLETION_FIELDS, EMBEDDING_FIELDS
 from llm_pipeline.serving.state import State
 from llm_pipeline_tests.serving.gateways import FakeEngine, gateway, served
@@ -88,3 +89,10 @@ USER = {"role": "user", "content": "hello"}
 )
 def test_bodies(body: dict[str, object], good: bool) -> None:
     assert Draft202012Validator(chat_body(["default"], 100)).is_valid(body) is good
+
+
+def test_an_integer_may_be_written_with_a_point() -> None:
+    request = parse_chat({"messages": [USER], "n": 2.0, "max_tokens": 5}, GATEWAY_FIELDS)
+    assert (request.n, type(request.n)) == (2, int)
+    with pytest.raises(HttpError, match=r"n: received 2.5"):
+        parse_chat({"messages": [USER], "n": 2.5}, GATEWAY_FIELDS)
