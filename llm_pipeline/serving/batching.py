@@ -20,6 +20,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.asgi import HttpError
 from llm_pipeline.serving.engine_adapters import Adapters
+from llm_pipeline.serving.engine_int8 import quantize_weights
 from llm_pipeline.serving.sampling import Row, Sampling, sampler
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,14 @@ class Tokens:
 class Batcher:
     """One model on the CPU. `generate` may be called by any number of coroutines of one event loop."""
 
-    def __init__(self, model: Path, limits: Limits = Limits(), dtype: str = "float32", adapters: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        limits: Limits = Limits(),
+        dtype: str = "float32",
+        adapters: Mapping[str, Path] | None = None,
+        quantization: str = "none",
+    ) -> None:
         self.limits = limits
         self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
         self._control = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
@@ -68,6 +76,8 @@ class Batcher:
             use_safetensors=True,
             local_files_only=True,
         ).eval()
+        if quantization == "int8":
+            quantize_weights(self.model)
         config = self.model.config
         self.pages = _pages(config, limits, 2 if dtype == "bfloat16" else 4)
         self.context = int(min(config.max_position_embeddings, (self.pages - SPARE_PAGES) * PAGE))

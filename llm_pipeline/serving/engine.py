@@ -243,6 +243,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--name", default="default", help="model name in replies")
     found.add_argument("--threads", type=int, default=1, help="CPU threads of a forward pass")
     found.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    found.add_argument("--quantization", choices=("none", "int8"), default="none", help="of the weights of linear layers; needs float32")
     found.add_argument("--kv-megabytes", type=int, default=256, help="memory of the key-value cache")
     found.add_argument("--in-flight", type=int, default=64)
     found.add_argument("--queue", type=int, default=256, help="requests that may wait; more are answered 429")
@@ -271,7 +272,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     limits = Limits(in_flight=options.in_flight, queue=options.queue, kv_megabytes=options.kv_megabytes)
     adapters = {name: Path(folder) for name, folder in options.adapter}
-    serve(Engine(Batcher(options.model, limits, options.dtype, adapters), options.name), options.port)
+    serve(Engine(Batcher(options.model, limits, options.dtype, adapters, options.quantization), options.name), options.port)
     os._exit(0)  # a generation thread that hangs must not keep the process
 
 

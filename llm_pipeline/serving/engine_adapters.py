@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.ao.nn.quantized.dynamic import Linear as QuantizedLinear
 
 from llm_pipeline.errors import InputError
 
@@ -41,7 +42,7 @@ class Adapters:
         modules = dict(model.named_modules())
         for path, pairs in self._pairs.items():
             layer = modules.get(path)
-            if not isinstance(layer, torch.nn.Linear):
+            if not isinstance(layer, torch.nn.Linear | QuantizedLinear):
                 raise InputError(f"adapter {next(iter(pairs))!r} adapts {path}, which is no linear layer of this base")
             for name, pair in pairs.items():
                 if (pair.down.shape[1], pair.up.shape[0]) != (layer.in_features, layer.out_features):

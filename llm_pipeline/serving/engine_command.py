@@ -28,6 +28,8 @@ class Transformers:
 
     threads: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["none", "int8"] = "none"
+    """Of the weights, as they are loaded: two to three times as fast on one core; answers are no longer exactly the model's."""
     kv_megabytes: int = 256
     in_flight: int = 64
     queue: int = 256
@@ -35,8 +37,15 @@ class Transformers:
     """Name in requests -> folder of a LoRA adapter; all are served on one base."""
     memory_megabytes: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.quantization == "int8" and self.dtype != "float32":
+            raise ConfigError(f"engine transformers: quantization int8 needs dtype float32, received {self.dtype}")
+
     def command(self, model: str, name: str, port: int) -> list[str]:
-        options = [f"--{key.replace('_', '-')}={getattr(self, key)}" for key in ("threads", "dtype", "kv_megabytes", "in_flight", "queue")]
+        options = [
+            f"--{key.replace('_', '-')}={getattr(self, key)}"
+            for key in ("threads", "dtype", "quantization", "kv_megabytes", "in_flight", "queue")
+        ]
         options += [f"--adapter={key}={path}" for key, path in self.adapters.items()]
         return [sys.executable, "-m", "llm_pipeline.serving.engine", f"--model={model}", f"--name={name}", f"--port={port}", *options]
 

@@ -185,6 +185,23 @@ def test_the_cache_stays_within_its_budget(model: Path, batcher: Batcher) -> Non
         Batcher(model, Limits(kv_megabytes=1, batch_tokens=20_000))
 
 
+def test_int8_weights_answer_almost_as_the_model_does_and_take_adapters(model: Path, adapters: dict[str, Path], batcher: Batcher) -> None:
+    quantized = Batcher(model, Limits(kv_megabytes=24), adapters=adapters, quantization="int8")
+    ids = torch.tensor([prompts(batcher)[0]])
+    quantized.start()
+    try:
+        with_adapter, plain = together(quantized, [Row(Sampling(logprobs=0), ids[0].tolist(), adapter=name) for name in ("bank", None)])
+    finally:
+        quantized.stop()
+    assert list(with_adapter.ids) != list(plain.ids)
+    exact, small = (found.model.model.layers[0].mlp.down_proj for found in (batcher, quantized))
+    inputs = torch.randn(50, exact.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, got = inputs @ exact.weight.T, small.forward(inputs)
+    assert not torch.equal(expected, got)
+    assert float((expected - got).norm() / expected.norm()) < 0.02
+
+
 def _config(folder: Path, **changes: Any) -> Path:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

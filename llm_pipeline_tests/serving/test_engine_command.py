@@ -62,6 +62,7 @@ def test_an_external_engine_is_an_address_without_a_process() -> None:
         ({"name": "vlm"}, "did you mean 'vllm'"),
         ({"name": "transformers", "kv_megabyte": 3}, "did you mean 'kv_megabytes'"),
         ({"dtype": "float8"}, "dtype: received 'float8'"),
+        ({"quantization": "int8", "dtype": "bfloat16"}, "needs dtype float32"),
         ({"name": "openai", "url": "models.example"}, "expected http"),
         ({"name": "transformers", "speculative": {"method": "ngram"}}, "speculative decoding is left out"),
     ],
