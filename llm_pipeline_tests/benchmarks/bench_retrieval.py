@@ -1,0 +1,239 @@
+"""How well passages are found, and how fast: quality by search mode, approximate indexes against the exact scan, a million vectors.
+
+Quality: XQuAD English, its paragraphs cut into sentences; a question's relevant passage is the one sentence of its paragraph that
+holds the answer (questions with several such sentences are left out). The reranker's weights are learnt from the questions of every other
+article and measured on those of the rest. Speed: synthetic unit vectors in clusters of clusters, with a long tail of dimensions, as
+embeddings have. Each part runs in a process of its own, so that its peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from llm_pipeline.quiet import quiet
+from llm_pipeline.retrieval.chunking import SCHEMA
+from llm_pipeline.retrieval.corpus import answer
+from llm_pipeline.retrieval.embedding import Embedder, Vectors
+from llm_pipeline.retrieval.generation import write_generation
+from llm_pipeline.retrieval.index import build_generation
+from llm_pipeline.retrieval.learn import learn
+from llm_pipeline.retrieval.metrics import score_results
+from llm_pipeline.retrieval.replay import percentiles
+from llm_pipeline.retrieval.rerank import LightReranker, Weights
+from llm_pipeline.retrieval.search import Mode, Searcher
+
+XQUAD = Path(__file__).resolve().parents[3] / "shared" / "data" / "xquad"
+PARAGRAPHS = 5
+"""Of each article, one after another."""
+SIZE, LARGE, DIMENSIONS, QUERIES = 100_000, 1_000_000, 384, 100
+Question = tuple[str, str, list[str]]
+console = Console()
+
+
+def sentences() -> tuple[dict[str, str], list[Question], list[Question]]:
+    """Sentences by id, and the questions of the odd and of the even articles with their sentence's id."""
+    texts: dict[str, str] = {}
+    for row in map(json.loads, (XQUAD / "en_passages.jsonl").read_text("utf-8").splitlines()):
+        for i, sentence in enumerate(re.split(r'(?<=[.!?])\s+(?=["“(]?[A-Z0-9])', row["text"])):
+            texts[f"{row['id']}.{i}"] = sentence
+    halves: tuple[list[Question], list[Question]] = [], []
+    for row in map(json.loads, (XQUAD / "en_questions.jsonl").read_text("utf-8").splitlines()):
+        held = [name for name, text in texts.items() if name.split(".")[0] == row["passage_id"] and row["answer"] in text]
+        if len(held) == 1:
+            halves[int(row["passage_id"][1:]) // PARAGRAPHS % 2].append((row["id"], row["question"], held))
+    return texts, halves[1], halves[0]
+
+
+def quality() -> None:
+    if not XQUAD.is_dir():
+        console.print(f"no {XQUAD}: quality is not measured")
+        return
+    texts, odd, even = sentences()
+    embedder = Embedder()
+    embedder.dimensions  # noqa: B018 - loads it
+    row = dict.fromkeys(SCHEMA.names, "") | {"external_id": None, "kind": "doc", "labels": [], "position": 0, "tokens": 0}
+    rows = [row | dict.fromkeys(("id", "document_id", "uri"), name) | {"text": text} for name, text in texts.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        artifact = build_generation(Path(folder), pa.Table.from_pylist(rows, schema=SCHEMA), embedder)
+        rate = len(rows) / (time.perf_counter() - started)
+        searcher = Searcher(artifact.path, embedder)
+        weights, used = learn(searcher, odd)
+        learnt = LightReranker(np.load(artifact.path / "documents.npy"), searcher.count, Weights(weights[0], weights[1]))
+        names = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10")
+        table = Table("method", *names, "p50 ms", "p95 ms", title=f"{len(texts):,} sentences, {len(even)} questions of held-out articles")
+        ways: list[tuple[str, Mode, bool, Any]] = [
+            ("exact vectors", "vector", False, None),
+            ("full text", "text", False, None),
+            ("fusion", "hybrid", False, None),
+            ("fusion + light reranker, shipped weights", "hybrid", True, searcher.reranker),
+            (f"fusion + light reranker, learnt here ({used} questions)", "hybrid", True, learnt),
+        ]
+        for name, mode, rerank, reranker in ways:
+            searcher.reranker = reranker
+            seconds: list[float] = []
+            found = list(answer(searcher, even, 10, mode, rerank=rerank, each=seconds.append))
+            scores, took = score_results(found, {identity: relevant for identity, _, relevant in even}), percentiles(seconds)
+            table.add_row(name, *(f"{scores[key]:.3f}" for key in names), f"{took['p50']:.1f}", f"{took['p95']:.1f}")
+        console.print(table)
+        fresh = Embedder(dtype=embedder.dtype)
+        fresh._encoder = embedder._encoder
+        took = percentiles(timed(lambda i: fresh(even[i][1]), min(100, len(even))))
+    console.print(
+        f"times without embedding the question, which takes {took['p50']:.1f} ms; build {rate:.0f} sentences/s, "
+        f"embedding included ({embedder.dtype}, {embedder.threads or 'all'} threads); learnt weights {weights[0]:.2f}, {weights[1]:.2f}"
+    )
+
+
+def vectors(rows: int, seed: int = 0) -> Vectors:
+    """Unit vectors of shape (rows, DIMENSIONS) in 40 groups of 25 clusters each, made in blocks."""
+    rng = np.random.default_rng(seed)
+    shape = (1 / np.sqrt(1 + np.arange(DIMENSIONS) / 24)).astype(np.float32)
+    layout = np.random.default_rng(1)
+    groups = layout.normal(size=(40, DIMENSIONS)).astype(np.float32)
+    centres = (groups[:, None] + 0.8 * layout.normal(size=(40, 25, DIMENSIONS)).astype(np.float32)).reshape(-1, DIMENSIONS)
+    result = np.empty((rows, DIMENSIONS), np.float32)
+    for start in range(0, rows, 50_000):
+        n = min(50_000, rows - start)
+        block = (centres[rng.integers(0, len(centres), n)] + 1.0 * rng.standard_normal((n, DIMENSIONS), np.float32)) * shape
+        result[start : start + n] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return result
+
+
+def exact(matrix: Vectors, queries: Vectors, k: int = 10) -> list[set[str]]:
+    return [{str(i) for i in np.argpartition(-(matrix @ query), k)[:k]} for query in queries]
+
+
+def timed(call: Callable[[int], Any], n: int) -> list[float]:
+    seconds = []
+    for i in range(n):
+        started = time.perf_counter()
+        call(i)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def generation(folder: Path, matrix: Vectors) -> float:
+    """Write the vectors as a generation with a short text each; the seconds that took."""
+    ids = pa.array([str(i) for i in range(len(matrix))])
+    words = [f"item {i % 997} of lot {i % 89}" for i in range(len(matrix))]
+    same: Any = pa.array(["x"]).dictionary_encode()
+    rows = pa.table({"id": ids, "document_id": ids, "uri": ids} | dict.fromkeys(("source", "kind", "title"), _repeat(same, len(matrix))))
+    rows = rows.append_column("text", pa.array(words))
+    started = time.perf_counter()
+    write_generation(folder, rows, words, matrix, None, np.zeros(1, np.int64), Embedder().space)
+    return time.perf_counter() - started
+
+
+def _repeat(value: Any, n: int) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), value.dictionary).cast(pa.string())
+
+
+def approximate() -> None:
+    """The index types of LanceDB over the same vectors; queries are perturbed members."""
+    from lancedb.index import HnswSq, IvfPq, IvfSq
+
+    matrix = vectors(SIZE)
+    rng = np.random.default_rng(2)
+    queries = matrix[rng.integers(0, SIZE, QUERIES)] + 0.03 * rng.standard_normal((QUERIES, DIMENSIONS), np.float32)
+    truth = exact(matrix, queries)
+    shapes: list[tuple[str, Any, dict[str, int]]] = [
+        ("exact scan", None, {}),
+        ("IVF_SQ, nprobes 20, refine 3 (chosen)", None, {"nprobes": 20, "refine_factor": 3}),
+        ("IVF_SQ, nprobes 5, refine 3", IvfSq(distance_type="cosine"), {"nprobes": 5, "refine_factor": 3}),
+        ("IVF_PQ, nprobes 20", IvfPq(distance_type="cosine"), {"nprobes": 20}),
+        ("IVF_PQ, nprobes 20, refine 10", None, {"nprobes": 20, "refine_factor": 10}),
+        ("IVF_HNSW_SQ, ef 100, refine 3", HnswSq(distance_type="cosine"), {"ef": 100, "refine_factor": 3}),
+    ]
+    table = Table("index", "recall@10", "p50 ms", "p95 ms", "of exact", "build s", title=f"{SIZE:,} vectors of {DIMENSIONS} dimensions")
+    with tempfile.TemporaryDirectory() as folder:
+        built = generation(Path(folder), matrix)
+        searcher = Searcher(Path(folder), reranker=None)
+        base = 0.0
+        for name, config, settings in shapes:
+            if config is not None:
+                started = time.perf_counter()
+                searcher._table.create_index("vector", config=config, replace=True)
+                built = time.perf_counter() - started
+            ids = _ids(searcher, queries, settings)
+            for i in range(3):
+                ids(i)
+            found: list[set[str]] = []
+            took = percentiles(timed(lambda i, ids=ids, found=found: found.append(ids(i)), QUERIES if settings else 30))  # type: ignore[misc]
+            base = base or took["p50"]
+            recall = np.mean([len(a & b) / 10 for a, b in zip(truth, found, strict=False)])
+            cost = "" if not settings else f"{built:.1f}" + (" (all)" if "chosen" in name else "")
+            print(f"{name}: {recall:.3f}, {took['p50']:.1f} ms", file=sys.stderr)
+            table.add_row(name, f"{recall:.3f}", f"{took['p50']:.1f}", f"{took['p95']:.1f}", f"1/{base / took['p50']:.0f}", cost)
+    console.print(table)
+
+
+def _ids(searcher: Searcher, queries: NDArray[Any], settings: dict[str, int]) -> Callable[[int], set[str]]:
+    def ask(i: int) -> set[str]:
+        query = searcher._table.search(queries[i], vector_column_name="vector").distance_type("cosine")
+        if not settings:
+            query = query.bypass_vector_index()
+        for name, value in settings.items():
+            query = getattr(query, name)(value)
+        return set(query.select(["id", "_distance"]).limit(10).to_arrow()["id"].to_pylist())
+
+    return ask
+
+
+def million() -> None:
+    """A generation of a million vectors as it is built and searched, with the process's peak of memory."""
+    matrix = vectors(LARGE)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rng = np.random.default_rng(2)
+    queries = matrix[rng.integers(0, LARGE, 100)] + 0.03 * rng.standard_normal((100, DIMENSIONS), np.float32)
+    truth = exact(matrix, queries)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = generation(Path(folder), matrix)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e9
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        del matrix
+        searcher = Searcher(Path(folder), reranker=None)
+        for i in range(5):
+            searcher.by_vector(queries[i], 10)
+        found: list[set[str]] = []
+        took = percentiles(timed(lambda i: found.append({row["id"] for row in searcher.by_vector(queries[i], 10)}), len(queries)))
+        text = percentiles(timed(lambda i: searcher.by_text(f"what is item {i} of the lot", 10), 50))
+    recall = np.mean([len(a & b) / 10 for a, b in zip(truth, found, strict=True)])
+    table = Table(
+        "vectors", "build s", "vectors/s", "on disk GB", "peak MB", "of that given vectors MB", "recall@10", "p50 ms", "full text p50 ms"
+    )
+    figures = (f"{seconds:.0f}", f"{LARGE / seconds:,.0f}", f"{size:.1f}", f"{peak:,.0f}", f"{held:,.0f}", f"{recall:.3f}")
+    table.add_row(f"{LARGE:,}", *figures, f"{took['p50']:.1f}", f"{text['p50']:.1f}")
+    console.print(table)
+
+
+PARTS = {"quality": quality, "approximate": approximate, "million": million}
+
+
+def main(part: str = typer.Argument("", help="Only this part: quality, approximate or million.")) -> None:
+    quiet()
+    if part:
+        PARTS[part]()
+        return
+    for name in PARTS:
+        subprocess.run([sys.executable, __file__, name], check=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
