@@ -108,7 +108,8 @@ def test_refusals_in_openai_shape(live: Live) -> None:
         assert status == 400
         assert set(reply["error"]) == {"message", "type", "param", "code"}
     assert post(live, retrieval=True)[1]["error"]["code"] == "retrieval_unavailable"
-    assert post(live, path="/v1/embeddings")[0] == 404
+    status, reply = post(live, path="/v1/embeddings", input="x")
+    assert (status, reply["error"]["code"]) == (404, "no_embedder")
 
 
 def test_feedback_and_metrics(live: Live) -> None:

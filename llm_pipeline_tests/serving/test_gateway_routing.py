@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from llm_pipeline.config import build
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import DATA
 from llm_pipeline.serving.asgi import HttpError
+from llm_pipeline.serving.embedding import Embeddings
+from llm_pipeline.serving.gateway_settings import GatewaySettings
 from llm_pipeline.serving.processes import free_port
+from llm_pipeline.serving.protocol_more import parse_embedding
 from llm_pipeline.serving.standalone import Alone, load_alone
 from llm_pipeline.serving.upstream import Breaker
+from llm_pipeline.serving.upstream_ask import Engines
 from llm_pipeline.serving.upstream_plan import Plan, Task, plan_of
 from llm_pipeline_tests.serving.gateways import FakeEngine, chunk, served
 from llm_pipeline_tests.serving.test_gateway import ask, auth, content, running, until
@@ -114,6 +122,29 @@ def test_a_release_plans_in_its_engine_settings() -> None:
     assert plan_of({"name": "transformers", "routing": raw}, "r").task({"task": "t"}, "?") == Task("t", upstream="spare")
     with pytest.raises(ConfigError, match="not a regular expression"):
         Task("t", upstream="spare", pattern="(")
+
+
+def test_the_embedder_of_the_releases_index_embeds() -> None:
+    class Lengths:
+        def embed(self, texts: list[str]) -> Any:
+            return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+    async def embed(body: dict[str, Any], arm: Any) -> dict[str, Any]:
+        found = Embeddings(GatewaySettings(), Engines(10), None)
+        try:
+            return await found.embed(parse_embedding(body, 100), arm)
+        finally:
+            found.close()
+
+    arm = SimpleNamespace(route=SimpleNamespace(searcher=SimpleNamespace(embedder=Lengths())))
+    plain = asyncio.run(embed({"input": ["a", "bcd"]}, arm))
+    assert [item["embedding"] for item in plain["data"]] == [[1.0, 1.0], [3.0, 1.0]]
+    packed = asyncio.run(embed({"input": "bcd", "encoding_format": "base64"}, arm))["data"][0]["embedding"]
+    assert np.frombuffer(base64.b64decode(packed), "<f4").tolist() == [3.0, 1.0]
+    with pytest.raises(HttpError, match="no embedder"):
+        asyncio.run(embed({"input": "a"}, None))
+    with pytest.raises(HttpError, match="more than 100 characters"):
+        parse_embedding({"input": "x" * 101}, 100)
 
 
 def test_the_shipped_file_loads(monkeypatch: pytest.MonkeyPatch) -> None:
