@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from llm_pipeline.defs.resources import HomeResource, endpoint_database
-from llm_pipeline.errors import ContractError
+from llm_pipeline.errors import ContractError, EndpointError
 from llm_pipeline.store import Artifact
 
 OWNERS = ["team:platform"]
@@ -101,7 +101,10 @@ def rollback(home: HomeResource) -> dg.MaterializeResult[Any]:
     """All traffic back to the release before the current one, whose engine is still warm. Nothing materialises it but a person."""
     from llm_pipeline.serving.release import roll_back
 
-    made = roll_back(home.open())
+    try:
+        made = roll_back(home.open())
+    except EndpointError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
     record = made.json("rollout.json")
     if record["status"] != "promoted":
         raise dg.Failure(f"rollback {record['id']} {record['status']}: {record['evidence'].get('reason')}", allow_retries=False)

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from llm_pipeline.defs.resources import HomeResource
-from llm_pipeline.defs.serving import deployed_endpoint, release, served_parity
+from llm_pipeline.defs.serving import deployed_endpoint, release, rollback, served_parity
 from llm_pipeline.errors import ContractError
 from llm_pipeline.serving import client
 from llm_pipeline.serving.release import make_release
@@ -85,3 +85,24 @@ def test_assets_deploy_prove_parity_and_rest(ended: Home, model: Path) -> None:
     assert run().success
     assert client.status(home)["revision"] == before
     assert home.artifacts.named("deployed_endpoint").json("rollout.json")["id"] == rollout["id"]
+    _another_release_and_back(home, rollout["release"])
+
+
+def _another_release_and_back(home: Home, first: str) -> None:
+    """Another release of the same model shares its engine; the rollback asset gives all traffic back without a start."""
+    resources = {"home": HomeResource(root=str(home.root))}
+    config = {"release": {"config": {"passages": 2}}, "deployed_endpoint": {"config": {"strategy": "all_at_once"}}}
+    engines = client.status(home)["engines"]
+    assert dg.materialize([release, deployed_endpoint], resources=resources, run_config={"ops": config}).success
+    second = client.status(home)["traffic"]
+    assert first not in second
+    assert dg.materialize([rollback], resources=resources).success
+    assert client.status(home)["traffic"] == {first: 1.0}
+    assert home.artifacts.named("rollback").json("rollout.json")["status"] == "promoted"
+    assert [(e["pid"], e["restarts"]) for e in client.status(home)["engines"]] == [(e["pid"], e["restarts"]) for e in engines]
+
+
+def test_a_rollback_without_an_earlier_release_says_so(home: Home) -> None:
+    failed = dg.materialize([rollback], resources={"home": HomeResource(root=str(home.root))}, raise_on_error=False)
+    assert not failed.success
+    assert "no earlier release" in str(failed.get_step_failure_events())
