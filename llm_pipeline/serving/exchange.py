@@ -174,7 +174,7 @@ class Exchange:
     @property
     def stopped(self) -> bool:
         """Whether the guardrails stopped every answer."""
-        return all(choice.verdict.stops for choice in self.choices.values())
+        return all(choice.stopped for choice in self.choices.values())
 
     def close(self, target: Target) -> Pieces:
         """The end of the engine's answer, or of its part of it."""

@@ -25,6 +25,8 @@ class Choice:
         self._streamed = streamed
         self._before = ""
         self._fresh = prompt.reasoning is not None
+        self.stopped = False
+        """Whether the guardrails ended it."""
         self.raw: list[str] = []
         self.shown: list[str] = []
         self.finish: str | None = None
@@ -63,7 +65,7 @@ class Choice:
 
     def feed(self, piece: str) -> str:
         """Take in text, that of several events at once where they came together; returns what may be shown now."""
-        if self.verdict.stops:
+        if self.stopped:
             return ""
         self.raw.append(piece)
         if self._held:
@@ -80,7 +82,9 @@ class Choice:
         return self._show(piece) if piece else ""
 
     def _show(self, piece: str, *, last: bool = False) -> str:
-        shown, _ = self._guard.feed(piece, last=last)
+        shown, verdict = self._guard.feed(piece, last=last)
+        if verdict is not None and verdict.stops:
+            self.stopped = True
         if shown:
             self.shown.append(shown)
         return shown
