@@ -1,12 +1,13 @@
-"""What the guardrails catch, what they refuse without need, and what they cost, on texts that nothing was tuned on.
+"""What the guardrails catch, what they refuse without need, and what they cost, mostly on texts that nothing was tuned on.
 
 Hygiene. The detector is trained on data/guard only (sentences of forms written for this project, and documentation that comes with the
 interpreter); no line of the sets below was ever trained on or copied. Sets are split by source. Tuned on (forms added, thresholds and
-windows chosen): the even rows of the jailbreak set, BIPIA's code attacks and its mails and tables, the training parts of the bank and
-school questions, German passages and questions, the project's own suites, TUNED below. Reported here and looked at for nothing else:
-the odd rows of the jailbreak set, BIPIA's text attacks, the test parts of the bank and school questions, English and Spanish passages
-and questions, prompts of human preference data, HELD_OUT_ATTACKS and HELD_OUT_TRIGGERS (written before the detector was trained, for
-no form's sake). One thing was decided after a look at these figures: the policy's threshold of 0.7, since at 0.5 it refused 5% of
+windows chosen): the even rows of the jailbreak set, BIPIA's code attacks, mails and tables, the training parts of the bank and school
+questions, German passages and questions, the project's own suites, TUNED of guard_prompts. BIPIA's text attacks are reported, but their
+figures were seen while the passages' score was chosen. Reported and looked at for nothing else: the odd rows of the jailbreak set, the
+test parts of the bank and school questions, English and Spanish passages and questions, prompts of human preference data, and
+HELD_OUT_ATTACKS and HELD_OUT_TRIGGERS (by the author of data/guard, written before the detector was trained).
+One thing was decided after a look at these figures: the policy's threshold of 0.7, since at 0.5 it refused 5% of
 HELD_OUT_TRIGGERS and 15% of the prompts to assistants; the shares blocked at 0.7 are to that degree optimistic, the AUC is not. The
 jailbreak set's rows resemble one another, so its odd rows are the easiest of these.
 
