@@ -17,8 +17,8 @@ from llm_pipeline.errors import PipelineError, StoppedError
 from llm_pipeline.evaluation import cli_gate, cli_judge, cli_prompts, cli_suites
 from llm_pipeline.paths import PROJECT
 from llm_pipeline.retrieval import cli as cli_retrieval
-from llm_pipeline.serving import standalone_cli
 from llm_pipeline.serving.cli import app as endpoint_cli
+from llm_pipeline.serving.gateway import standalone_cli
 from llm_pipeline.serving.guardrails import cli as cli_guard
 from llm_pipeline.shell import HomeOption, JsonOption, open_home
 from llm_pipeline.training import cli_recipes, cli_runs, cli_search
@@ -127,7 +127,7 @@ def bench(names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to 
 @app.command()
 def clean(home: HomeOption = None) -> None:
     """End the endpoint and remove the home folder."""
-    from llm_pipeline.serving.client import down
+    from llm_pipeline.serving.supervision.client import down
 
     place = open_home(home)
     down(place)

@@ -28,7 +28,7 @@ class ReleaseConfig(dg.Config):
 
 
 class RolloutSettings(dg.Config):
-    """How traffic moves (see `llm_pipeline.serving.canary.RolloutConfig`)."""
+    """How traffic moves (see `llm_pipeline.serving.traffic.canary.RolloutConfig`)."""
 
     strategy: str = "auto"
     """auto, all_at_once, blue_green, rolling, canary, shadow or ab."""
@@ -54,7 +54,7 @@ class RolloutSettings(dg.Config):
 )
 def release(config: ReleaseConfig, home: HomeResource) -> dg.MaterializeResult[Any]:
     """An immutable revision: model, prompt, index generation, policy and engine by hash. Needs the gate's consent."""
-    from llm_pipeline.serving.release import make_release
+    from llm_pipeline.serving.traffic.release import make_release
 
     engine = {"name": "transformers", "threads": config.threads, "dtype": config.dtype, "kv_megabytes": config.kv_megabytes}
     if config.replicas > 1:
@@ -73,8 +73,8 @@ def deployed_endpoint(context: dg.AssetExecutionContext, config: RolloutSettings
     Starts the endpoint when none runs; it outlives this run (`llm-pipeline endpoint down` ends it).
     """
     from llm_pipeline.config import build
-    from llm_pipeline.serving.canary import RolloutConfig
-    from llm_pipeline.serving.release import roll_out
+    from llm_pipeline.serving.traffic.canary import RolloutConfig
+    from llm_pipeline.serving.traffic.release import roll_out
 
     place = home.open()
     given = {name: getattr(config, name) for name in ("strategy", "share", "shadow_requests", "max_seconds")}
@@ -99,7 +99,7 @@ def deployed_endpoint(context: dg.AssetExecutionContext, config: RolloutSettings
 @dg.asset(group_name="serving", kinds={"openai"}, owners=OWNERS, tags={"cost": "low"})
 def rollback(home: HomeResource) -> dg.MaterializeResult[Any]:
     """All traffic back to the release before the current one, whose engine is still warm. Nothing materialises it but a person."""
-    from llm_pipeline.serving.release import roll_back
+    from llm_pipeline.serving.traffic.release import roll_back
 
     try:
         made = roll_back(home.open())
@@ -125,9 +125,9 @@ def guard_detector(home: HomeResource) -> dg.MaterializeResult[Any]:
     asset=deployed_endpoint, blocking=True, description="Trained and served model agree: equal greedy answers, near equal log-probabilities"
 )
 def served_parity(home: HomeResource) -> dg.AssetCheckResult:
-    from llm_pipeline.serving.parity import compare
-    from llm_pipeline.serving.release import parity_questions, resolve
-    from llm_pipeline.serving.state import State
+    from llm_pipeline.serving.engine.parity import compare
+    from llm_pipeline.serving.traffic.release import parity_questions, resolve
+    from llm_pipeline.serving.traffic.state import State
 
     place = home.open()
     made, spec = resolve(place, place.artifacts.named("release"))

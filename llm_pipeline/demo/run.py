@@ -87,7 +87,7 @@ class Story:
     def _talk(self, day: str) -> dict[str, int]:
         from llm_pipeline.curation.support.customers import customer_messages
         from llm_pipeline.demo.traffic import ask_all
-        from llm_pipeline.serving.client import ensure_up
+        from llm_pipeline.serving.supervision.client import ensure_up
 
         endpoint = ensure_up(self.home)
         customers = customer_messages(self.support, day, REQUESTS[self.days.index(day)])

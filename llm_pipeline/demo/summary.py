@@ -139,7 +139,7 @@ def _live(home: Home) -> str:
 
 def closing_words(home: Home, skipped: list[str]) -> str:
     """How to look at what was made, and a request that the endpoint answers now."""
-    from llm_pipeline.serving.client import endpoint
+    from llm_pipeline.serving.supervision.client import endpoint
 
     live = endpoint(home)
     question = json.dumps({"model": "default", "messages": [{"role": "user", "content": _example_question(home)}]})

@@ -18,7 +18,7 @@ from llm_pipeline.evaluation.prompt_select import as_yaml
 from llm_pipeline.evaluation.prompt_tests import failures, token_count
 from llm_pipeline.evaluation.suites import load_suites
 from llm_pipeline.prompts import Prompt, PromptFile
-from llm_pipeline.serving.state import Spec, State
+from llm_pipeline.serving.traffic.state import Spec, State
 from llm_pipeline.store import Artifact, Artifacts, Home, write_atomically, write_jsonl
 
 KIND = "prompt_report"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llm_pipeline.serving import cli_keys
+from llm_pipeline.serving.protection import cli as cli_keys
 from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -27,7 +27,7 @@ def up(
 
     Port, gateways and database are kept for later starts. Example: llm-pipeline endpoint up --port 8088 --gateways 2
     """
-    from llm_pipeline.serving.client import ensure_up
+    from llm_pipeline.serving.supervision.client import ensure_up
 
     found = ensure_up(open_home(home), port, database=database, gateways=gateways)
     show({"url": found.url, "key": found.key}, as_json)
@@ -36,7 +36,7 @@ def up(
 @app.command()
 def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """End gateway, engines and supervisor. Example: llm-pipeline endpoint down"""
-    from llm_pipeline.serving import client
+    from llm_pipeline.serving.supervision import client
 
     show({"stopped": client.down(open_home(home))}, as_json)
 
@@ -47,7 +47,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     Example: llm-pipeline endpoint status --json
     """
-    from llm_pipeline.serving import client
+    from llm_pipeline.serving.supervision import client
 
     found = client.status(open_home(home))
     show(found, as_json)
@@ -59,7 +59,7 @@ def rollback(
     home: HomeOption = None, wait: Annotated[float, typer.Option(help="Seconds to wait for it.")] = 120.0, as_json: JsonOption = False
 ) -> None:
     """Give all traffic back to the release before the current one. Example: llm-pipeline endpoint rollback"""
-    from llm_pipeline.serving.release import roll_back
+    from llm_pipeline.serving.traffic.release import roll_back
 
     record = roll_back(open_home(home), wait).json("rollout.json")
     shown = {"rollout": record["id"], "release": record["release"], "status": record["status"], "seconds": record["evidence"]["seconds"]}
@@ -82,8 +82,8 @@ def rollout(
     Examples: llm-pipeline endpoint rollout --strategy canary / llm-pipeline endpoint rollout --strategy ab --share 0.2
     """
     from llm_pipeline.config import build
-    from llm_pipeline.serving.canary import RolloutConfig
-    from llm_pipeline.serving.release import roll_out
+    from llm_pipeline.serving.traffic.canary import RolloutConfig
+    from llm_pipeline.serving.traffic.release import roll_out
 
     given = {"strategy": strategy, "share": share, "step_requests": requests, "shadow_requests": shadow_requests, "max_seconds": seconds}
     place = open_home(home)
@@ -102,7 +102,7 @@ def decide(
 
     Example: llm-pipeline endpoint decide 1f0c6c1d2a3b4e5f
     """
-    from llm_pipeline.serving import client
+    from llm_pipeline.serving.supervision import client
 
     place = open_home(home)
     ended = client.wait(place, client.decide(place, release), 120)
@@ -115,19 +115,19 @@ cli_keys.register(app)
 @app.command(context_settings=PASSED_ON)
 def engine(context: typer.Context) -> None:
     """Run one engine worker alone. Example: llm-pipeline endpoint engine --model DIR --port 9000"""
-    _become("llm_pipeline.serving.engine", context.args)
+    _become("llm_pipeline.serving.engine.worker", context.args)
 
 
 @app.command(context_settings=PASSED_ON)
 def gateway(context: typer.Context) -> None:
     """Run one gateway alone. Example: llm-pipeline endpoint gateway --folder .llm_pipeline/endpoint --port 8088"""
-    _become("llm_pipeline.serving.gateway", context.args)
+    _become("llm_pipeline.serving.gateway.app", context.args)
 
 
 @app.command(context_settings=PASSED_ON)
 def contract(context: typer.Context) -> None:
     """Check any OpenAI-compatible engine against the contract. Example: llm-pipeline endpoint contract http://127.0.0.1:9000 --json"""
-    _become("llm_pipeline.serving.contract", context.args)
+    _become("llm_pipeline.serving.engine.contract", context.args)
 
 
 def _become(module: str, arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_pipeline.quiet import quiet
-from llm_pipeline.serving.parity import QUESTIONS
+from llm_pipeline.serving.engine.parity import QUESTIONS
 
 MEAN_TOLERANCE, LARGEST_TOLERANCE = 0.03, 0.3
 """Nats per token, on average over all prompts and at the worst token."""
@@ -86,7 +86,7 @@ def _run(folder: Path, dtype: Any, prompts: Sequence[Sequence[int]], max_tokens:
 
 async def _serve(folder: Path, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[Scored]:
     """All prompts at once through the engine's continuous batching, as under traffic."""
-    from llm_pipeline.serving.batching import Batcher, Limits
+    from llm_pipeline.serving.engine.batching import Batcher, Limits
 
     batcher = Batcher(folder, Limits(kv_megabytes=32))
     batcher.start()

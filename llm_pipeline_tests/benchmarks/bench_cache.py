@@ -25,11 +25,11 @@ from llm_pipeline.curation.support.world import HELD_OUT_QUESTIONS, QUESTIONS
 from llm_pipeline.errors import InputError
 from llm_pipeline.paths import DATA
 from llm_pipeline.retrieval.embedding import Embedder
-from llm_pipeline.serving.cache import AnswerCache
-from llm_pipeline.serving.cache_calibration import at_threshold, calibrate, pairs_of
-from llm_pipeline.serving.cache_semantic import MOST_ALIKE, Space
-from llm_pipeline.serving.keys import Key
-from llm_pipeline.serving.protocol import ChatRequest
+from llm_pipeline.serving.cache.answers import AnswerCache
+from llm_pipeline.serving.cache.calibration import at_threshold, calibrate, pairs_of
+from llm_pipeline.serving.cache.semantic import MOST_ALIKE, Space
+from llm_pipeline.serving.gateway.protocol import ChatRequest
+from llm_pipeline.serving.protection.keys import Key
 from llm_pipeline_tests.conftest import SHARED_DATA
 from llm_pipeline_tests.serving.test_cache import answered
 
@@ -62,7 +62,7 @@ def public_stream() -> Stream:
 
 def served(stream: Stream, vectors: Callable[[Sequence[str]], Any], threshold: float, *, guard: bool) -> tuple[int, int, int]:
     """(questions, hits, wrong hits) of a cache that starts empty and meets the stream; equal wordings are not counted."""
-    from llm_pipeline.serving.cache_facts import facts
+    from llm_pipeline.serving.cache.facts import facts
 
     meaning = dict(stream)
     texts, spaces = list(meaning), dict[Any, list[int]]()

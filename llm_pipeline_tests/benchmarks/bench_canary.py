@@ -21,10 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llm_pipeline.serving import client
-from llm_pipeline.serving.canary import METRICS, Monitor, RolloutConfig
-from llm_pipeline.serving.interactions import latest_rows
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.observability.interactions import latest_rows
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.canary import METRICS, Monitor, RolloutConfig
+from llm_pipeline.serving.traffic.state import State
 from llm_pipeline.store import Home
 from llm_pipeline_tests.serving.conftest import make_release
 from llm_pipeline_tests.serving.fake_vllm import write_executable

@@ -24,10 +24,10 @@ from rich.table import Table
 
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import load_prompt
-from llm_pipeline.serving import client
-from llm_pipeline.serving.canary import RolloutConfig
-from llm_pipeline.serving.release import PROMPT
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.canary import RolloutConfig
+from llm_pipeline.serving.traffic.release import PROMPT
+from llm_pipeline.serving.traffic.state import State
 from llm_pipeline.store import Home
 from llm_pipeline_tests.serving.chaos import Crowd, Postgres, fill, kill_engine, kill_gateway, recorded, small_disk
 from llm_pipeline_tests.serving.conftest import make_release

@@ -18,10 +18,10 @@ from llm_pipeline.curation.support.customers import customer_messages
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import load_prompt
 from llm_pipeline.records import Release
-from llm_pipeline.serving import client
-from llm_pipeline.serving.canary import RolloutConfig
 from llm_pipeline.serving.guardrails import build_policy, load_policy
-from llm_pipeline.serving.release import POLICY, PROMPT, spec_of
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.canary import RolloutConfig
+from llm_pipeline.serving.traffic.release import POLICY, PROMPT, spec_of
 from llm_pipeline.store import Home
 
 REQUESTS, ROUNDS = 300, 3

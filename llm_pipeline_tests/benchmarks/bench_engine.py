@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_pipeline.paths import DATA
-from llm_pipeline.serving.processes import free_port
+from llm_pipeline.serving.supervision.processes import free_port
 from llm_pipeline_tests.serving.engines import running_engine
 
 TINY = DATA / "models" / "tiny_base"

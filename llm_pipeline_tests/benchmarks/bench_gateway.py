@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_pipeline.config import load_yaml
+from llm_pipeline.serving.gateway.standalone import POLICY
 from llm_pipeline.serving.guardrails.policy import DETECTED
-from llm_pipeline.serving.keys import Limits
-from llm_pipeline.serving.processes import free_port
-from llm_pipeline.serving.standalone import POLICY
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.protection.keys import Limits
+from llm_pipeline.serving.supervision.processes import free_port
+from llm_pipeline.serving.traffic.state import State
 
 WORDS = "The monthly fee of this account is three euros and fifty cents unless you are a student or younger than that ".split() * 2
 CHUNKS = 35
@@ -231,7 +231,7 @@ def our_gateway(engine: int, folder: Path, name: str = "gateway", *, detector: b
     command = [
         sys.executable,
         "-m",
-        "llm_pipeline.serving.standalone_cli",
+        "llm_pipeline.serving.gateway.standalone_cli",
         "--config",
         str(file),
         "--folder",

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_pipeline.serving.guardrails import Guards, Policy, load_policy
-from llm_pipeline.serving.release import POLICY
+from llm_pipeline.serving.traffic.release import POLICY
 from llm_pipeline_tests.benchmarks.guard_prompts import HELD_OUT_ATTACKS, HELD_OUT_TRIGGERS
 from llm_pipeline_tests.conftest import SHARED_DATA
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from llm_pipeline.serving.database import open_database
-from llm_pipeline.serving.keys import Key, Limits
-from llm_pipeline.serving.leases import used
-from llm_pipeline.serving.limits import Limiter, LimitError
+from llm_pipeline.serving.protection.keys import Key, Limits
+from llm_pipeline.serving.protection.leases import used
+from llm_pipeline.serving.protection.limits import Limiter, LimitError
+from llm_pipeline.serving.traffic.database import open_database
 
 MUCH = 10**9
 CASES = {

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_pipeline.records import Interaction
-from llm_pipeline.serving.interactions import LogSettings, SegmentWriter
-from llm_pipeline.serving.metrics import Metrics
-from llm_pipeline.serving.telemetry import Telemetry, trace_of
+from llm_pipeline.serving.observability.interactions import LogSettings, SegmentWriter
+from llm_pipeline.serving.observability.metrics import Metrics
+from llm_pipeline.serving.observability.telemetry import Telemetry, trace_of
 from llm_pipeline_tests.serving.test_telemetry import item
 
 ROWS, CLIENTS = 4000, (1, 32, 256)

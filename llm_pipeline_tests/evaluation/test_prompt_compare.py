@@ -28,7 +28,7 @@ from llm_pipeline.evaluation.prompt_select import Selection, cover, select, spli
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import FOLDER, Prompt, PromptFile, find_file, load_prompt
 from llm_pipeline.records import Release
-from llm_pipeline.serving.state import Spec, State
+from llm_pipeline.serving.traffic.state import Spec, State
 from llm_pipeline.store import Home, write_jsonl
 
 app = typer.Typer()

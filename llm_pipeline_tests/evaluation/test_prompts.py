@@ -173,7 +173,7 @@ def test_the_registry_has_one_version_per_hash_and_an_alias_on_the_released_one(
 
 def test_a_release_is_bound_to_its_prompt(home: Home, tmp_path: Path) -> None:
     """Another prompt file is another release, and the release holds the wording itself, examples and all."""
-    from llm_pipeline.serving.release import make_release, resolve
+    from llm_pipeline.serving.traffic.release import make_release, resolve
 
     def nothing(folder: Path) -> dict[str, Any]:
         (folder / "model").mkdir()

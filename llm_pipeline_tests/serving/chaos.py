@@ -19,11 +19,11 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from llm_pipeline.serving import client
-from llm_pipeline.serving.client import Endpoint
-from llm_pipeline.serving.interactions import rows_since
-from llm_pipeline.serving.processes import free_port
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.observability.interactions import rows_since
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.supervision.client import Endpoint
+from llm_pipeline.serving.supervision.processes import free_port
+from llm_pipeline.serving.traffic.state import State
 from llm_pipeline.store import Home
 from llm_pipeline_tests.serving.fake_vllm import answer_to
 
@@ -122,7 +122,7 @@ def recorded(home: Home) -> set[str]:
 def kill_gateway(home: Home) -> int:
     """kill -9 one of the gateways."""
     supervisor = psutil.Process(client.status(home)["supervisor"])
-    process = next(child for child in supervisor.children() if "llm_pipeline.serving.gateway" in child.cmdline())
+    process = next(child for child in supervisor.children() if "llm_pipeline.serving.gateway.app" in child.cmdline())
     process.kill()
     return int(process.pid)
 

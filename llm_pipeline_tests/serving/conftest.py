@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from llm_pipeline.records import Release
-from llm_pipeline.serving import client
 from llm_pipeline.serving.guardrails import build_policy
-from llm_pipeline.serving.release import POLICY, PROMPT, spec_of
-from llm_pipeline.serving.state import Spec
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.release import POLICY, PROMPT, spec_of
+from llm_pipeline.serving.traffic.state import Spec
 from llm_pipeline.store import Home
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_pipeline.serving.engine_command import answers
-from llm_pipeline.serving.processes import free_port, start
+from llm_pipeline.serving.engine.command import answers
+from llm_pipeline.serving.supervision.processes import free_port, start
 
 
 @contextmanager
 def running_engine(model: Path, log: Path, *options: str) -> Iterator[str]:
     """The address of an engine that answers; it must end by itself when it is asked to."""
     port = free_port()
-    process = start("llm_pipeline.serving.engine", ["--model", str(model), "--port", str(port), *options], log)
+    process = start("llm_pipeline.serving.engine.worker", ["--model", str(model), "--port", str(port), *options], log)
     try:
         deadline = time.monotonic() + 400
         while not answers({}, port):

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from llm_pipeline.serving.asgi import EventStream, Receive, Scope, Send, lifespan, read_json, send_bytes, send_json, serve
+from llm_pipeline.serving.gateway.asgi import EventStream, Receive, Scope, Send, lifespan, read_json, send_bytes, send_json, serve
 
 
 def write_executable(path: Path, *options: str) -> str:

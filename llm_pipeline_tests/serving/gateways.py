@@ -15,9 +15,20 @@ from typing import Any
 import uvicorn
 
 from llm_pipeline.config import build
-from llm_pipeline.serving.asgi import App, Disconnected, HttpError, Receive, Scope, Send, lifespan, read_json, send_json, until_disconnect
-from llm_pipeline.serving.gateway import Gateway
-from llm_pipeline.serving.standalone import Alone, FileRoutes
+from llm_pipeline.serving.gateway.app import Gateway
+from llm_pipeline.serving.gateway.asgi import (
+    App,
+    Disconnected,
+    HttpError,
+    Receive,
+    Scope,
+    Send,
+    lifespan,
+    read_json,
+    send_json,
+    until_disconnect,
+)
+from llm_pipeline.serving.gateway.standalone import Alone, FileRoutes
 
 CUT = object()
 """The connection is cut here."""

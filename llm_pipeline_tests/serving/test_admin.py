@@ -18,13 +18,13 @@ from starlette.testclient import TestClient
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Release
-from llm_pipeline.serving.admin import Admin, build_app, tls_of
-from llm_pipeline.serving.admin_models import KeyLimits, RolloutSettings
-from llm_pipeline.serving.canary import RolloutConfig
-from llm_pipeline.serving.keys import Limits, key_hash
-from llm_pipeline.serving.leases import Ledger, Order
-from llm_pipeline.serving.processes import free_port, start
-from llm_pipeline.serving.state import Engine, Spec, State
+from llm_pipeline.serving.admin.app import Admin, build_app, tls_of
+from llm_pipeline.serving.admin.models import KeyLimits, RolloutSettings
+from llm_pipeline.serving.protection.keys import Limits, key_hash
+from llm_pipeline.serving.protection.leases import Ledger, Order
+from llm_pipeline.serving.supervision.processes import free_port, start
+from llm_pipeline.serving.traffic.canary import RolloutConfig
+from llm_pipeline.serving.traffic.state import Engine, Spec, State
 from llm_pipeline.store import Home
 from llm_pipeline_tests.serving.test_connection import self_signed
 
@@ -213,7 +213,7 @@ def test_the_process_speaks_tls_and_logs_no_secret(tmp_path: Path) -> None:
     state, tls = State(folder), self_signed(tmp_path)
     secret = state.keys.add("ops", ["admin"])
     files = ["--certificate", str(tls.certificate), "--private-key", str(tls.private_key)]
-    process = start("llm_pipeline.serving.admin", ["--folder", str(folder), "--port", str(port), *files], log)
+    process = start("llm_pipeline.serving.admin.app", ["--folder", str(folder), "--port", str(port), *files], log)
     context = ssl.create_default_context(cafile=str(tls.certificate))
 
     def ask(path: str, method: str = "GET", body: bytes | None = None, key: str = secret) -> int:

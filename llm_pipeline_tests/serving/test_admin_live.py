@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llm_pipeline.serving.database import settings
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.traffic.database import settings
+from llm_pipeline.serving.traffic.state import State
 from llm_pipeline_tests.serving.conftest import Live
 
 pytestmark = pytest.mark.slow

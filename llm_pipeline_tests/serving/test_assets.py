@@ -14,8 +14,8 @@ import pytest
 from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.defs.serving import deployed_endpoint, release, rollback, served_parity
 from llm_pipeline.errors import ContractError
-from llm_pipeline.serving import client
-from llm_pipeline.serving.release import make_release
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.release import make_release
 from llm_pipeline.store import Artifact, Home
 
 ENGINE = {"name": "transformers"}

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
-from llm_pipeline.serving.cache import Answer, AnswerCache, CacheSettings, cache_settings
-from llm_pipeline.serving.cache_facts import facts
-from llm_pipeline.serving.cache_semantic import MOST_ALIKE, MOST_WAITING, Space, Vector
-from llm_pipeline.serving.keys import Key
-from llm_pipeline.serving.protocol import ChatRequest
+from llm_pipeline.serving.cache.answers import Answer, AnswerCache, CacheSettings, cache_settings
+from llm_pipeline.serving.cache.facts import facts
+from llm_pipeline.serving.cache.semantic import MOST_ALIKE, MOST_WAITING, Space, Vector
+from llm_pipeline.serving.gateway.protocol import ChatRequest
+from llm_pipeline.serving.protection.keys import Key
 from llm_pipeline.store import content_hash
 from llm_pipeline_tests.serving.gateways import FakeEngine, Place, gateway, served
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from llm_pipeline.errors import InputError
-from llm_pipeline.serving.cache_calibration import Pair, at_threshold, calibrate, pairs_of, upper_bound
+from llm_pipeline.serving.cache.calibration import Pair, at_threshold, calibrate, pairs_of, upper_bound
 
 
 def pairs(same: Sequence[float], different: Sequence[float]) -> list[Pair]:

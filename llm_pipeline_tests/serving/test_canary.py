@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from llm_pipeline.serving.canary import EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
+from llm_pipeline.serving.traffic.canary import EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
 
 
 def row(release: str, *, bad: bool = False, first: float = 0.01, answer: str = "x", at: float = 0.0) -> dict[str, object]:

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from llm_pipeline.serving import client
-from llm_pipeline.serving.canary import RolloutConfig
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.canary import RolloutConfig
 from llm_pipeline.store import Home
 from llm_pipeline_tests.benchmarks import bench_chaos
 from llm_pipeline_tests.benchmarks.bench_chaos import World, begin, build

@@ -18,9 +18,9 @@ import pytest
 import uvicorn
 
 from llm_pipeline.errors import ConfigError
-from llm_pipeline.serving.asgi import Disconnected, Receive, Scope, Send, read_body, send_json
-from llm_pipeline.serving.connection import Tls, notice_dead_peers, server_options
-from llm_pipeline.serving.limits import Protection
+from llm_pipeline.serving.gateway.asgi import Disconnected, Receive, Scope, Send, read_body, send_json
+from llm_pipeline.serving.gateway.connection import Tls, notice_dead_peers, server_options
+from llm_pipeline.serving.protection.limits import Protection
 
 PATIENT = Protection()
 HASTY = replace(PATIENT, header_seconds=0.3, body_seconds=0.3, send_seconds=0.3, max_header_bytes=2000, connections=2)

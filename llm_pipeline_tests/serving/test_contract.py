@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from llm_pipeline.serving.contract import check, table
+from llm_pipeline.serving.engine.contract import check, table
 from llm_pipeline_tests.serving.engines import running_engine
 
 
@@ -48,7 +48,7 @@ async def careless() -> AsyncIterator[str]:
 
 async def _careless_verdicts() -> dict[str, str]:
     left = ("a_client_that_leaves_a_whole_answer_frees_its_place", "a_client_that_leaves_a_stream_frees_its_place")
-    from llm_pipeline.serving.contract_cases import CASES
+    from llm_pipeline.serving.engine.contract_cases import CASES
 
     async with careless() as url:
         verdicts = await check(url, only=[case for case in CASES if case not in left])

@@ -3,9 +3,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from llm_pipeline.serving.database import open_database
-from llm_pipeline.serving.drains import Drains
-from llm_pipeline.serving.supervisor_fleet import DRAIN_LEAST
+from llm_pipeline.serving.supervision.drains import Drains
+from llm_pipeline.serving.supervision.fleet import DRAIN_LEAST
+from llm_pipeline.serving.traffic.database import open_database
 from llm_pipeline_tests.serving.test_supervisor import Engines
 
 

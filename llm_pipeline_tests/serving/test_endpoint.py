@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from llm_pipeline.monitoring.interactions import read_segments
-from llm_pipeline.serving import client
-from llm_pipeline.serving.canary import RolloutConfig
-from llm_pipeline.serving.replay import Replay, replayable
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.canary import RolloutConfig
+from llm_pipeline.serving.traffic.replay import Replay, replayable
+from llm_pipeline.serving.traffic.state import State
 from llm_pipeline_tests.serving.conftest import Live, make_release, save_model
 
 pytestmark = pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_killed_gateway_loses_no_acknowledged_interaction(live: Live) -> None:
         thread.start()
     until(lambda: len(acknowledged) >= 10)
     supervisor = psutil.Process(client.status(live.home)["supervisor"])
-    gateway = next(child for child in supervisor.children() if "llm_pipeline.serving.gateway" in child.cmdline())
+    gateway = next(child for child in supervisor.children() if "llm_pipeline.serving.gateway.app" in child.cmdline())
     gateway.kill()
     before = len(acknowledged)
     until(lambda: len(acknowledged) >= before + 10)

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llm_pipeline.serving.parity import QUESTIONS, compare
+from llm_pipeline.serving.engine.parity import QUESTIONS, compare
 from llm_pipeline_tests.serving.engines import running_engine
 
 pytestmark = pytest.mark.slow

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from llm_pipeline.errors import ConfigError, InputError
-from llm_pipeline.serving.asgi import HttpError
-from llm_pipeline.serving.batching import Batcher, Limits, Tokens
-from llm_pipeline.serving.engine_adapters import Adapters
-from llm_pipeline.serving.engine_grammar import Grammars
-from llm_pipeline.serving.parity import QUESTIONS
-from llm_pipeline.serving.sampling import Row, Sampling
+from llm_pipeline.serving.engine.adapters import Adapters
+from llm_pipeline.serving.engine.batching import Batcher, Limits, Tokens
+from llm_pipeline.serving.engine.grammar import Grammars
+from llm_pipeline.serving.engine.parity import QUESTIONS
+from llm_pipeline.serving.engine.sampling import Row, Sampling
+from llm_pipeline.serving.gateway.asgi import HttpError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers
 LONGEST = 14

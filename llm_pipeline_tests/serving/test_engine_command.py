@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from llm_pipeline.errors import ConfigError
-from llm_pipeline.serving.engine import parser
-from llm_pipeline.serving.engine_command import address, answers, command, described
-from llm_pipeline.serving.state import Spec
+from llm_pipeline.serving.engine.command import address, answers, command, described
+from llm_pipeline.serving.engine.worker import parser
+from llm_pipeline.serving.traffic.state import Spec
 
 SPEC = Spec("/models/m", {}, {})
-LAUNCH = [sys.executable, "-m", "llm_pipeline.serving.engine_launch", f"--parent={os.getpid()}"]
+LAUNCH = [sys.executable, "-m", "llm_pipeline.serving.engine.launch", f"--parent={os.getpid()}"]
 VLLM_FLAGS = {
     "--host", "--port", "--served-model-name", "--dtype", "--tensor-parallel-size", "--gpu-memory-utilization", "--max-num-seqs",
     "--generation-config", "--disable-uvicorn-access-log", "--quantization", "--max-model-len", "--speculative-config", "--enable-lora",
@@ -29,7 +29,7 @@ def test_the_worker_understands_every_setting_of_its_own() -> None:
     settings = {"threads": 2, "dtype": "bfloat16", "kv_megabytes": 64, "in_flight": 8, "queue": 3, "adapters": {"bank": "/a=b"}}
     line = command({"name": "transformers", "retrieval": True, "passages": 2, **settings}, SPEC, 9001, "r1")
     assert line[: len(LAUNCH) + 1] == [*LAUNCH, "--"]
-    assert line[len(LAUNCH) + 1 :][:3] == [sys.executable, "-m", "llm_pipeline.serving.engine"]
+    assert line[len(LAUNCH) + 1 :][:3] == [sys.executable, "-m", "llm_pipeline.serving.engine.worker"]
     found = parser().parse_args(line[len(LAUNCH) + 4 :])
     assert {name: getattr(found, name) for name in settings if name != "adapters"} == {k: v for k, v in settings.items() if k != "adapters"}
     assert dict(found.adapter) == {"bank": "/a=b"}
@@ -73,7 +73,7 @@ def test_a_wrong_setting_is_refused_by_name(settings: dict[str, Any], message: s
 
 
 def test_a_launched_program_cannot_take_more_memory_than_its_limit() -> None:
-    line = [sys.executable, "-m", "llm_pipeline.serving.engine_launch", "--memory-megabytes=200", "--", sys.executable, "-c"]
+    line = [sys.executable, "-m", "llm_pipeline.serving.engine.launch", "--memory-megabytes=200", "--", sys.executable, "-c"]
     assert subprocess.run([*line, "bytearray(50 << 20)"], check=False).returncode == 0
     refused = subprocess.run([*line, "bytearray(500 << 20)"], check=False, capture_output=True, text=True)
     assert refused.returncode == 1
@@ -81,7 +81,7 @@ def test_a_launched_program_cannot_take_more_memory_than_its_limit() -> None:
 
 
 def test_a_launched_program_dies_with_its_parent() -> None:
-    launch = "[sys.executable, '-m', 'llm_pipeline.serving.engine_launch', f'--parent={os.getpid()}', '--', 'sleep', '60']"
+    launch = "[sys.executable, '-m', 'llm_pipeline.serving.engine.launch', f'--parent={os.getpid()}', '--', 'sleep', '60']"
     code = f"import os, subprocess, sys\nchild = subprocess.Popen({launch}, stdout=subprocess.DEVNULL)\nprint(child.pid, flush=True)\n" \
            "while open(f'/proc/{child.pid}/comm').read().strip() != 'sleep': pass\n"  # fmt: skip
     parent = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

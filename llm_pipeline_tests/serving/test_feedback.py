@@ -10,8 +10,8 @@ import pytest
 
 from llm_pipeline.monitoring.feedback import Opinion, read_opinions
 from llm_pipeline.monitoring.interactions import interactions_table, read_segments
-from llm_pipeline.serving.asgi import HttpError
-from llm_pipeline.serving.feedback import MOST_CHARACTERS, Feedback, parse_feedback
+from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.observability.feedback import MOST_CHARACTERS, Feedback, parse_feedback
 from llm_pipeline_tests.serving.gateways import FakeEngine, Place, gateway, served
 from llm_pipeline_tests.serving.test_interactions import no_file_longer_than
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llm_pipeline.serving.asgi import HttpError
+from llm_pipeline.serving.gateway.asgi import HttpError
 from llm_pipeline_tests.serving.gateways import CUT, FakeEngine, Place, chunk, gateway, served
 
 ASK = {"model": "default", "messages": [{"role": "user", "content": "What is the fee?"}]}

@@ -19,15 +19,15 @@ import pytest
 from llm_pipeline.config import build
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import DATA
-from llm_pipeline.serving.asgi import HttpError
-from llm_pipeline.serving.embedding import Embeddings
-from llm_pipeline.serving.gateway_settings import GatewaySettings
-from llm_pipeline.serving.processes import free_port
-from llm_pipeline.serving.protocol_more import parse_embedding
-from llm_pipeline.serving.standalone import Alone, load_alone
-from llm_pipeline.serving.upstream import Breaker
-from llm_pipeline.serving.upstream_ask import Engines
-from llm_pipeline.serving.upstream_plan import Plan, Task, plan_of
+from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.gateway.embedding import Embeddings
+from llm_pipeline.serving.gateway.protocol_more import parse_embedding
+from llm_pipeline.serving.gateway.settings import GatewaySettings
+from llm_pipeline.serving.gateway.standalone import Alone, load_alone
+from llm_pipeline.serving.gateway.upstream import Breaker
+from llm_pipeline.serving.gateway.upstream_ask import Engines
+from llm_pipeline.serving.gateway.upstream_plan import Plan, Task, plan_of
+from llm_pipeline.serving.supervision.processes import free_port
 from llm_pipeline_tests.serving.gateways import FakeEngine, chunk, served
 from llm_pipeline_tests.serving.test_gateway import ask, auth, content, running, until
 

@@ -5,7 +5,7 @@ import pytest
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.guardrails import Guards, Verdict, build_policy, load_policy
-from llm_pipeline.serving.release import POLICY
+from llm_pipeline.serving.traffic.release import POLICY
 
 
 class Fixed:

@@ -2,7 +2,7 @@ import pytest
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.guardrails import build_policy, iban, load_policy, luhn, safe_length
-from llm_pipeline.serving.release import POLICY
+from llm_pipeline.serving.traffic.release import POLICY
 
 
 def ask(text: str) -> list[dict[str, str]]:

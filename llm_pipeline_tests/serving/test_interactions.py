@@ -22,8 +22,8 @@ import pytest
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.monitoring.interactions import read_segments
-from llm_pipeline.serving.interactions import LogSettings, SegmentWriter, latest_rows, mark, rows_since
-from llm_pipeline.serving.processes import free_port
+from llm_pipeline.serving.observability.interactions import LogSettings, SegmentWriter, latest_rows, mark, rows_since
+from llm_pipeline.serving.supervision.processes import free_port
 from llm_pipeline_tests.serving.gateways import FakeEngine, Place, gateway, served
 from llm_pipeline_tests.serving.test_cache import answered
 
@@ -223,7 +223,7 @@ def test_personal_data_never_reaches_the_disk_when_the_setting_says_so(tmp_path:
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from llm_pipeline.serving.interactions import LogSettings, SegmentWriter
+from llm_pipeline.serving.observability.interactions import LogSettings, SegmentWriter
 
 async def client(writer, name):
     for i in range(10**9):
@@ -282,7 +282,7 @@ def test_a_disk_that_cannot_be_flushed_is_counted(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fdatasync", broken)
 
     async def write() -> None:
-        strict, lazy = SegmentWriter(tmp_path / "a", LogSettings(sync="reply")), SegmentWriter(tmp_path / "b")
+        strict, lazy = SegmentWriter(tmp_path / "a"), SegmentWriter(tmp_path / "b", LogSettings(sync="background"))
         with pytest.raises(OSError, match="Input/output error"):
             await strict.append({"id": 1})
         await lazy.append({"id": 1})

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from llm_pipeline.errors import ConfigError, MissingError
 from llm_pipeline.serving.cli import app
-from llm_pipeline.serving.cli_keys import seconds_of
-from llm_pipeline.serving.database import open_database
-from llm_pipeline.serving.keys import Keys, Limits, key_hash
+from llm_pipeline.serving.protection.cli import seconds_of
+from llm_pipeline.serving.protection.keys import Keys, Limits, key_hash
+from llm_pipeline.serving.traffic.database import open_database
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from llm_pipeline.config import load
 from llm_pipeline.errors import ConfigError
-from llm_pipeline.serving.asgi import HttpError
-from llm_pipeline.serving.database import open_database
-from llm_pipeline.serving.keys import Key, Limits
-from llm_pipeline.serving.leases import DEAD_SECONDS, Ledger, Order, month_ends
-from llm_pipeline.serving.leases import used as used_of
-from llm_pipeline.serving.limits import Limiter, LimitError, Protection
+from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.protection.keys import Key, Limits
+from llm_pipeline.serving.protection.leases import DEAD_SECONDS, Ledger, Order, month_ends
+from llm_pipeline.serving.protection.leases import used as used_of
+from llm_pipeline.serving.protection.limits import Limiter, LimitError, Protection
+from llm_pipeline.serving.traffic.database import open_database
 
 PAUSES = (0, 0, 0, 0, 1, 7, 30)
 START = 1_800_000_000.0
@@ -299,9 +299,9 @@ def test_no_minute_holds_more_than_the_limit(tmp_path_factory: pytest.TempPathFa
 WORKER = """
 import asyncio, sys
 from pathlib import Path
-from llm_pipeline.serving.database import open_database
-from llm_pipeline.serving.keys import Key, Limits
-from llm_pipeline.serving.limits import Limiter, LimitError, Protection
+from llm_pipeline.serving.traffic.database import open_database
+from llm_pipeline.serving.protection.keys import Key, Limits
+from llm_pipeline.serving.protection.limits import Limiter, LimitError, Protection
 
 async def main(where):
     limiter = Limiter(open_database(Path(where) if where.startswith("/") else where))

@@ -2,8 +2,8 @@ import logging
 
 import pytest
 
-from llm_pipeline.serving.keys import new_secret
-from llm_pipeline.serving.logs import Formatter, hide
+from llm_pipeline.serving.observability.logs import Formatter, hide
+from llm_pipeline.serving.protection.keys import new_secret
 
 
 @pytest.mark.parametrize("secret", [new_secret(), "sk-proj-0123456789abcdef", "hf_0123456789abcdef", "Bearer abcdefgh.12345678"])

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_pipeline.config import load_yaml
 from llm_pipeline.paths import DATA
-from llm_pipeline.serving.metrics import Metrics
+from llm_pipeline.serving.observability.metrics import Metrics
 from llm_pipeline_tests.serving.test_cache import answered
 
 MONITORING = DATA.parent / "infra" / "monitoring"
@@ -82,7 +82,7 @@ def test_histograms_are_cumulative_and_a_bound_belongs_to_its_bucket() -> None:
 OTHER = """
 import sys, time
 from pathlib import Path
-from llm_pipeline.serving.metrics import Metrics
+from llm_pipeline.serving.observability.metrics import Metrics
 metrics = Metrics(Path(sys.argv[1]))
 metrics.refused(401, "invalid_api_key")
 metrics.share()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from llm_pipeline.serving.asgi import HttpError, Send, send_json
-from llm_pipeline.serving.mirror import Mirror
+from llm_pipeline.serving.gateway.asgi import HttpError, Send, send_json
+from llm_pipeline.serving.gateway.mirror import Mirror
 
 
 def test_copies_are_bounded_and_their_answers_go_nowhere() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from llm_pipeline.serving.admin import build_app
-from llm_pipeline.serving.asgi import HttpError
-from llm_pipeline.serving.feedback import FIELDS
-from llm_pipeline.serving.openapi import chat_body, completion_body, document, embedding_body, feedback_body
-from llm_pipeline.serving.protocol import GATEWAY_FIELDS, parse_chat
-from llm_pipeline.serving.protocol_more import COMPLETION_FIELDS, EMBEDDING_FIELDS
-from llm_pipeline.serving.state import State
+from llm_pipeline.serving.admin.app import build_app
+from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.gateway.openapi import chat_body, completion_body, document, embedding_body, feedback_body
+from llm_pipeline.serving.gateway.protocol import GATEWAY_FIELDS, parse_chat
+from llm_pipeline.serving.gateway.protocol_more import COMPLETION_FIELDS, EMBEDDING_FIELDS
+from llm_pipeline.serving.observability.feedback import FIELDS
+from llm_pipeline.serving.traffic.state import State
 from llm_pipeline_tests.serving.gateways import FakeEngine, gateway, served
 
 

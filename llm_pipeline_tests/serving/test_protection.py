@@ -15,9 +15,9 @@ import pytest
 
 from llm_pipeline.records import Release
 from llm_pipeline.serving.guardrails import build_policy
-from llm_pipeline.serving.keys import Limits
-from llm_pipeline.serving.processes import free_port, start
-from llm_pipeline.serving.state import Engine, Spec, State
+from llm_pipeline.serving.protection.keys import Limits
+from llm_pipeline.serving.supervision.processes import free_port, start
+from llm_pipeline.serving.traffic.state import Engine, Spec, State
 from llm_pipeline_tests.serving.gateways import FakeEngine, served
 from llm_pipeline_tests.serving.test_connection import answer, connect, endless_head, until_closed
 
@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         state.put_engines([Engine("e-0", state.find(release).engine, url, 1, "ready", 0, "")])
         state.set_traffic({release: 1.0}, "test")
         key = state.keys.add("app", ["chat", "feedback"])
-        process = start("llm_pipeline.serving.gateway", ["--folder", str(folder), "--port", str(port)], log)
+        process = start("llm_pipeline.serving.gateway.app", ["--folder", str(folder), "--port", str(port)], log)
         try:
             wait(lambda: process.poll() is not None or ready(port))
             assert process.poll() is None, log.read_text()

@@ -1,7 +1,7 @@
 import pytest
 
-from llm_pipeline.serving.asgi import HttpError
-from llm_pipeline.serving.protocol import GATEWAY_FIELDS, parse_chat
+from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.gateway.protocol import GATEWAY_FIELDS, parse_chat
 
 USER = [{"role": "user", "content": "hello"}]
 

@@ -12,10 +12,11 @@ import pytest
 
 from llm_pipeline.errors import ConfigError, EndpointError
 from llm_pipeline.records import Release
-from llm_pipeline.serving import client, rollout
-from llm_pipeline.serving.canary import RolloutConfig
-from llm_pipeline.serving.rollout import Controller, wanted_replicas
-from llm_pipeline.serving.state import Engine, Rollout, Spec, State
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic import rollout
+from llm_pipeline.serving.traffic.canary import RolloutConfig
+from llm_pipeline.serving.traffic.rollout import Controller, wanted_replicas
+from llm_pipeline.serving.traffic.state import Engine, Rollout, Spec, State
 from llm_pipeline.store import Home
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from llm_pipeline.errors import ConfigError, MissingError
 from llm_pipeline.records import Release
-from llm_pipeline.serving.database import metadata, open_database
-from llm_pipeline.serving.keys import Key, key_hash
-from llm_pipeline.serving.state import Engine, Spec, State
+from llm_pipeline.serving.protection.keys import Key, key_hash
+from llm_pipeline.serving.traffic.database import metadata, open_database
+from llm_pipeline.serving.traffic.state import Engine, Spec, State
 
 SPEC = Spec("/model", {"grounded": "{passages}{question}"}, {})
 

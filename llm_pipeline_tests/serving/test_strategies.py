@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from llm_pipeline.prompts import load_prompt
-from llm_pipeline.serving import client
-from llm_pipeline.serving.canary import RolloutConfig
-from llm_pipeline.serving.interactions import latest_rows
-from llm_pipeline.serving.mirror import VARIANT
-from llm_pipeline.serving.release import PROMPT
-from llm_pipeline.serving.state import Rollout, State
+from llm_pipeline.serving.gateway.mirror import VARIANT
+from llm_pipeline.serving.observability.interactions import latest_rows
+from llm_pipeline.serving.supervision import client
+from llm_pipeline.serving.traffic.canary import RolloutConfig
+from llm_pipeline.serving.traffic.release import PROMPT
+from llm_pipeline.serving.traffic.state import Rollout, State
 from llm_pipeline_tests.serving.conftest import Live, make_release, save_model
 from llm_pipeline_tests.serving.load import Load, ask
 from llm_pipeline_tests.serving.test_supervisor import until

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llm_pipeline.serving.processes import Child, listen
-from llm_pipeline.serving.state import Registered
-from llm_pipeline.serving.supervisor_fleet import DRAIN_LEAST, Fleet, Wanted, under_way
+from llm_pipeline.serving.supervision.fleet import DRAIN_LEAST, Fleet, Wanted, under_way
+from llm_pipeline.serving.supervision.processes import Child, listen
+from llm_pipeline.serving.traffic.state import Registered
 from llm_pipeline_tests.serving.conftest import make_release
 from llm_pipeline_tests.serving.fake_vllm import write_executable
 
@@ -126,7 +126,7 @@ def test_a_draining_engine_finishes_what_it_answers(engines: Engines) -> None:
     engines.wanted.clear()
     engines.seen_at = time.time() + 100
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_pipeline.serving.supervisor_fleet.under_way", lambda u: busy[u])
+        patch.setattr("llm_pipeline.serving.supervision.fleet.under_way", lambda u: busy[u])
         for _ in range(20):
             assert engines.states() == {"a-0": "draining"}
             time.sleep(0.01)

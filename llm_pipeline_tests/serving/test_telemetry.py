@@ -13,7 +13,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
-from llm_pipeline.serving.telemetry import Collector, Telemetry, TelemetrySettings, trace_of
+from llm_pipeline.serving.observability.telemetry import Collector, Telemetry, TelemetrySettings, trace_of
 from llm_pipeline_tests.serving.collector import Received, attributes, collector
 from llm_pipeline_tests.serving.gateways import FakeEngine, gateway, served
 from llm_pipeline_tests.serving.test_cache import answered

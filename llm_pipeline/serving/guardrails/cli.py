@@ -51,7 +51,7 @@ def judge(source: Path, out: Path, policy: Path | None, *, retrieved: bool = Fal
 
     from llm_pipeline.serving.guardrails import Guards, load_policy
     from llm_pipeline.serving.guardrails.detector import load_detector
-    from llm_pipeline.serving.release import POLICY
+    from llm_pipeline.serving.traffic.release import POLICY
 
     guards = Guards(load_policy(policy or POLICY), load_detector(detector) if detector else None)
     rows: list[dict[str, Any]] = []

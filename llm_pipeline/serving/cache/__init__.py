@@ -1,0 +1,1 @@
+"""Answers given before: equal questions, and those that mean the same."""

@@ -1,0 +1,1 @@
+"""The endpoint's processes: kept running, drained and ended; and the client that asks for it."""
