@@ -6,7 +6,15 @@ from llm_pipeline.serving.observability.logs import Formatter, hide
 from llm_pipeline.serving.protection.keys import new_secret
 
 
-@pytest.mark.parametrize("secret", [new_secret(), "sk-proj-0123456789abcdef", "hf_0123456789abcdef", "Bearer abcdefgh.12345678"])
+SECRETS = {
+    "ours": new_secret(),
+    "dashes": "sk-proj-0123456789abcdef",
+    "underscore": "hf_0123456789abcdef",
+    "bearer": "Bearer abcdefgh.12345678",
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS.keys())
 def test_keys_are_hidden_wherever_they_stand(secret: str) -> None:
     try:
         raise ValueError(f"unexpected {secret} in {{'key': '{secret}'}}")
