@@ -5,7 +5,6 @@ import pytest
 from llm_pipeline.serving.observability.logs import Formatter, hide
 from llm_pipeline.serving.protection.keys import new_secret
 
-
 SECRETS = {
     "ours": new_secret(),
     "dashes": "sk-proj-0123456789abcdef",
