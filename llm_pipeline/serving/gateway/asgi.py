@@ -133,11 +133,13 @@ class _Watcher:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._task: asyncio.Task[None] | None = None
 
     def watch(self, gone: Callable[[], None] | None) -> None:
-        if gone is None:
+        if self._task is not None:
             self._task.remove_done_callback(self._left)
             self._task.cancel()
+        if gone is None:
             return
         self._gone = gone
         self._task = asyncio.ensure_future(self._disconnect())

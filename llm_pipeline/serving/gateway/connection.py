@@ -89,6 +89,7 @@ class Connection(HttpToolsProtocol):
         self._arrival: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._refusal: tuple[int, str] | None = None
+        self._idle_since: float | None = None
         self.gone: Callable[[], None] | None = None
         """Called when the client leaves before its answer is complete."""
 
@@ -100,8 +101,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
-        if self._stuck is not None:
-            self._stuck.cancel()
+        for timer in (self._stuck, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         if self.gone is not None:
             self.gone()
@@ -153,6 +155,35 @@ class Connection(HttpToolsProtocol):
             self._stuck.cancel()
             self._stuck = None
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but one timer serves all pauses between a connection's requests: it looks how long the last one lasts."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._rest(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _rest(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0.001:
+            self._rest(left)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         status, words = self._refusal or (400, msg)
@@ -209,7 +240,7 @@ class Client:
         if cycle.scope["method"] == "HEAD" or (not self._head and message["type"] != "http.response.start"):
             return await cycle.send(message)
         if not self._head:
-            self._begin(message["status"], message["headers"])
+            self._begin(message["status"], message.get("headers", ()))
             return
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
