@@ -207,10 +207,10 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def our_gateway(engine: int, folder: Path, name: str = "gateway", *, detector: bool = True) -> Iterator[Path_]:
+def our_gateway(engine: int, folder: Path, name: str = "gateway", *, detector: bool = True, sync: str = "reply") -> Iterator[Path_]:
     """Every feature on: keys with all limits, the shipped guardrails, a cache, durable interactions, telemetry to a collector.
 
-    Without `detector` the trained one of attacks is off, as it is in any gateway that has none.
+    Without `detector` the trained one of attacks is off, as it is in any gateway that has none. `sync` says when the log is flushed.
     """
     port, place = free_port(), folder / name
     policy = load_yaml(POLICY)
@@ -224,6 +224,7 @@ def our_gateway(engine: int, folder: Path, name: str = "gateway", *, detector: b
         "upstreams": {"fake": {"url": f"http://127.0.0.1:{engine}", "prices": {"prompt": 0.1, "completion": 0.2}}},
         "models": {"default": {"cache": {"exact": True}, "policy": str(place / "policy.yaml")}},
         "cache_bytes": 1 << 20,
+        "interactions": {"sync": sync},
         "telemetry": {"collectors": [{"endpoint": f"http://127.0.0.1:{engine}/v1/traces"}], "share": 0.01},
     }
     file = folder / "gateway.yaml"
@@ -321,7 +322,9 @@ def main() -> None:
         pid = stack.enter_context(process([sys.executable, __file__, "--engine", str(engine)], engine, folder / "engine.log"))
         ours = stack.enter_context(our_gateway(engine, folder))
         light = stack.enter_context(our_gateway(engine, folder, "no detector", detector=False))
-        paths = [Path_("direct", engine, "x", pid), ours, light]
+        lazy = stack.enter_context(our_gateway(engine, folder, "flush later", sync="background"))
+        least = stack.enter_context(our_gateway(engine, folder, "neither", detector=False, sync="background"))
+        paths = [Path_("direct", engine, "x", pid), ours, light, lazy, least]
         if options.litellm:
             paths.append(stack.enter_context(litellm(engine, folder, options.litellm)))
         console.print(compare(paths, options.requests, options.rounds))
@@ -330,7 +333,7 @@ def main() -> None:
             request, chunk = costs(path, few)
             console.print(f"CPU of {path.name}: {request:.3f} ms a request, {chunk:.3f} ms a chunk")
         if options.litellm:
-            for path in (ours, light):
+            for path in paths[1:-1]:
                 times = statistics.median(path.rates) / statistics.median(paths[-1].rates)
                 console.print(f"requests/s of {path.name}: {times:.0f} times LiteLLM's")
         if options.soak:

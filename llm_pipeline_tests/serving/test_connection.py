@@ -50,9 +50,9 @@ class App:
 
 
 @contextmanager
-def served(protection: Protection, tls: Tls | None = None) -> Iterator[tuple[int, App]]:
-    app = App()
-    config = uvicorn.Config(app, loop="uvloop", ws="none", lifespan="off", log_level="error", **server_options(protection, tls))  # type: ignore[arg-type]
+def served(protection: Protection, tls: Tls | None = None, app: Any = None) -> Iterator[tuple[int, Any]]:
+    app = app or App()
+    config = uvicorn.Config(app, loop="uvloop", ws="none", lifespan="off", log_level="error", **server_options(protection, tls))
     server = uvicorn.Server(config)
     listener = socket.socket()
     notice_dead_peers(listener, protection)
@@ -214,3 +214,23 @@ def self_signed(folder: Path) -> Tls:
     tls[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     tls[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return Tls(*tls)
+
+
+def test_a_connection_serves_many_requests_and_ends_when_it_rests_too_long() -> None:
+    request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    with served(replace(PATIENT, keep_alive_seconds=1.0)) as (port, _), socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        for _ in range(3):
+            client.sendall(request)
+            assert client.recv(65536).endswith(b'{"size":0}')  # head and body come together
+        assert client.recv(1) == b""
+
+
+def test_a_header_cannot_carry_another_one() -> None:
+    async def smuggling(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-cache", b"hit\r\nx-more: 1")]})
+
+    with served(PATIENT, app=smuggling) as (port, _), socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"x-more" not in answer

@@ -9,10 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
+from llm_pipeline.serving.observability.otlp import CLIENT as CLIENT_KIND
+from llm_pipeline.serving.observability.otlp import Span, encode
 from llm_pipeline.serving.observability.telemetry import Collector, Telemetry, TelemetrySettings, trace_of
 from llm_pipeline_tests.serving.collector import Received, attributes, collector
 from llm_pipeline_tests.serving.gateways import FakeEngine, gateway, served
@@ -119,6 +122,34 @@ def test_a_collector_that_refuses_or_is_gone_is_counted() -> None:
     gone.record(item())
     gone.close(10)
     assert (refused.counts["failed"], gone.counts["failed"]) == (1, 1)
+
+
+def test_a_busy_collector_is_tried_again() -> None:
+    with collector() as received:
+        received.status = 503
+        received.hold.clear()
+        telemetry = Telemetry(settings(received, timeout_seconds=30))
+        telemetry.record(item())
+        assert received.arrived.acquire(timeout=30)
+        received.hold.set()
+        assert received.arrived.acquire(timeout=30)  # the second try
+        received.status = 200
+        telemetry.close(30)
+    assert telemetry.counts == {"sent": 1, "dropped": 0, "failed": 0}
+
+
+def test_every_kind_of_value_is_read_as_it_was() -> None:
+    values = {"no": False, "low": -7, "high": 1 << 40, "real": -0.5, "texts": ["é", ""], "none of these": Path("x"), "long": "ü" * 300}
+    span = Span("s" * 200, CLIENT_KIND, TRACE, CLIENT, "", 1, 1 << 62, values, error="broken")
+    [read] = ExportTraceServiceRequest.FromString(encode([span], "me")).resource_spans[0].scope_spans[0].spans
+    assert attributes(read) == {**values, "none of these": "x"}
+    assert (read.name, read.kind, read.end_time_unix_nano, read.status.message, read.parent_span_id) == (
+        "s" * 200,
+        3,
+        1 << 62,
+        "broken",
+        b"",
+    )
 
 
 def test_a_share_of_the_traces_is_sent_whole_and_by_their_id() -> None:

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import gc
 import logging
-import uuid
+import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -244,7 +244,7 @@ class Gateway:
             else:
                 why = f"there is {MODEL!r} (which release answers is not the client's choice)"
             raise HttpError(404, f"no model {request.model!r}; {why}", code="model_not_found")
-        return choose(weights, who or uuid.uuid4().hex)
+        return choose(weights, who or os.urandom(16).hex()) if len(weights) > 1 else next(iter(weights))
 
     async def _feedback(self, headers: Headers, receive: Receive, send: Send) -> None:
         key = self._authenticate(headers, "chat", "feedback")

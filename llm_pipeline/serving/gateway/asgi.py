@@ -111,14 +111,13 @@ async def until_disconnect(receive: Receive, work: Awaitable[None]) -> None:
     assert task is not None
     gone = False
 
-    def left(watcher: asyncio.Task[None]) -> None:
+    def left() -> None:
         nonlocal gone
-        if not watcher.cancelled():
-            gone = True
-            task.cancel()
+        gone = True
+        task.cancel()
 
-    watcher = asyncio.ensure_future(_disconnect(receive))
-    watcher.add_done_callback(left)
+    watch = getattr(receive, "watch", None) or _Watcher(receive).watch
+    watch(left)
     try:
         await work
     except asyncio.CancelledError:
@@ -126,13 +125,33 @@ async def until_disconnect(receive: Receive, work: Awaitable[None]) -> None:
             raise Disconnected from None
         raise
     finally:
-        watcher.remove_done_callback(left)
-        watcher.cancel()
+        watch(None)
 
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watcher:
+    """Waits for a disconnect where the server offers no more than ASGI (`connection.Client` calls back)."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        if self._task is not None:
+            self._task.remove_done_callback(self._left)
+            self._task.cancel()
+        if gone is None:
+            return
+        self._gone = gone
+        self._task = asyncio.ensure_future(self._disconnect())
+        self._task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._gone()
+
+    async def _disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
 
 async def lifespan(receive: Receive, send: Send, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]) -> None:

@@ -22,6 +22,8 @@ class Engines:
         self._upstreams = Upstreams()
         self._longest = longest
         self._turn = 0
+        self._own: dict[tuple[str, str], Target] = {}
+        """The replicas of releases, which never change but in number."""
 
     async def close(self) -> None:
         await self._upstreams.close()
@@ -82,8 +84,14 @@ class Engines:
         self._turn += 1
         first = self._turn % len(route.urls) if route.urls else 0
         urls = [*route.urls[first:], *route.urls[:first]]
-        targets = [self._upstreams.target(ENGINE, own_engine(route.engine, url, plan.prices)) for url in urls]
+        targets = [self._own.get((route.release, url)) or self._replica(exchange, url) for url in urls]
         return sorted(targets, key=lambda target: target.in_flight)
+
+    def _replica(self, exchange: Exchange, url: str) -> Target:
+        route = exchange.arm.route
+        made = self._upstreams.target(ENGINE, own_engine(route.engine, url, exchange.arm.plan.prices))
+        self._own[route.release, url] = made
+        return made
 
     async def _ask(self, target: Target, exchange: Exchange, show: Show | None) -> None:
         while True:

@@ -91,7 +91,7 @@ class SegmentWriter:
         return written
 
     async def append(self, row: Interaction | Row) -> None:
-        await asyncio.shield(self.submit(row))
+        await self.submit(row)  # being cancelled here gives up the wait, not the row
 
     def close(self) -> None:
         self._queue.put(None)

@@ -13,9 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from llm_pipeline.serving.observability.otlp import CLIENT, INTERNAL, SERVER, Span
 
 _PARAMETERS = {
     "temperature": "temperature",
@@ -28,41 +26,30 @@ _PARAMETERS = {
     "n": "choice.count",
     "stop": "stop_sequences",
 }
-_FINE = Status()
 Attributes = dict[str, Any]
 
 
-def spans_of(row: Mapping[str, Any], ended: int, service: str, *, content: bool = False) -> list[ReadableSpan]:
+def spans_of(row: Mapping[str, Any], ended: int, *, content: bool = False) -> list[Span]:
     """The spans of a row of the interaction log whose reply ended at `ended` (nanoseconds since 1970)."""
-    resource = Resource({"service.name": service})
     seconds = row["seconds"]
     begun = ended - _nanoseconds(seconds.get("total"))
-    trace = int(row["trace_id"] or secrets.token_hex(16), 16)
-    root = _context(trace, row.get("span_id"))
-    parent = _context(trace, row["parent_span_id"]) if row.get("parent_span_id") else None
-    failed = row["finish_reason"] == "error"
-    status = Status(StatusCode.ERROR, row.get("error") or "error") if failed else _FINE
+    trace, root = row["trace_id"] or secrets.token_hex(16), row.get("span_id") or secrets.token_hex(8)
+    error = (row.get("error") or "error") if row["finish_reason"] == "error" else None
 
-    def span(name: str, kind: SpanKind, start: int, end: int, attributes: Attributes, of: Status = _FINE) -> ReadableSpan:
-        return ReadableSpan(
-            name, _context(trace), root, resource, _set(attributes), kind=kind, status=of, start_time=start, end_time=min(end, ended)
-        )
+    def span(name: str, kind: int, start: int, end: int, attributes: Attributes, error: str | None = None) -> Span:
+        return Span(name, kind, trace, secrets.token_hex(8), root, start, min(end, ended), _set(attributes), error)
 
-    spans = [
-        ReadableSpan(
-            "POST /v1/chat/completions", root, parent, resource, _set(_request(row)), kind=SpanKind.SERVER, status=status,
-            start_time=begun, end_time=ended,
-        )
-    ]  # fmt: skip
+    parent = row.get("parent_span_id") or ""
+    spans = [Span("POST /v1/chat/completions", SERVER, trace, root, parent, begun, ended, _set(_request(row)), error)]
     at = begun + _nanoseconds(seconds.get("queue"))
     if guarded := _nanoseconds(seconds.get("guardrails")):
-        spans.append(span("guardrails", SpanKind.INTERNAL, at, at + guarded, _guardrails(row)))
+        spans.append(span("guardrails", INTERNAL, at, at + guarded, _guardrails(row)))
         at += guarded
     if found := _nanoseconds(seconds.get("retrieval")):
-        spans.append(span("retrieval", SpanKind.CLIENT, at, at + found, _retrieval(row, content=content)))
+        spans.append(span("retrieval", CLIENT, at, at + found, _retrieval(row, content=content)))
         at += found
     if row.get("cache") not in ("hit", "semantic") and (row.get("upstreams") or "first_token" in seconds):
-        spans.append(span(f"chat {_model(row)}", SpanKind.CLIENT, at, ended, _chat(row, content=content), status))
+        spans.append(span(f"chat {_model(row)}", CLIENT, at, ended, _chat(row, content=content), error))
     return spans
 
 
@@ -148,13 +135,7 @@ def _provider(row: Mapping[str, Any]) -> str:
 
 def _set(attributes: Attributes) -> Attributes:
     """Only what is known."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in attributes.items() if value not in (None, "", [], ())
-    }
-
-
-def _context(trace: int, span: str | None = None) -> SpanContext:
-    return SpanContext(trace, int(span or secrets.token_hex(8), 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return {name: value for name, value in attributes.items() if value not in (None, "", [], ())}
 
 
 def _nanoseconds(seconds: float | None) -> int:

@@ -7,21 +7,20 @@ counted (`counts`) and gone: the interaction log is the record, traces are a cop
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import re
-import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
+from llm_pipeline.serving.observability.otlp import Sender, encode
+from llm_pipeline.serving.observability.spans import spans_of
 
 log = logging.getLogger(__name__)
 _TRACEPARENT = re.compile(r"(?:00(?=.{53}$)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
@@ -45,13 +44,15 @@ class Trace:
 def trace_of(traceparent: str | None) -> Trace:
     """The client's trace with a new span in it; a new trace when it sent none or not a valid one."""
     match = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
-    return Trace(match[1], _identity(8), match[2]) if match else Trace(_identity(16), _identity(8))
+    if match:
+        return Trace(match[1], _identity(8), match[2])
+    both = _identity(24)
+    return Trace(both[:32], both[32:])
 
 
 def _identity(size: int) -> str:
-    """Random, and not all zero."""
-    found = secrets.token_hex(size)
-    return found if found.strip("0") else _identity(size)
+    """Random hex digits, never all zero, not even the first or last 16."""
+    return "1" + os.urandom(size).hex()[1:-1] + "1"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class _Worker:
         self._settings, self._collector, self._service, self._counts = settings, collector, service, counts
         self._queue: queue.Queue[tuple[Mapping[str, Any], int] | None] = queue.Queue(settings.most_waiting)
         self._stopping = threading.Event()
-        self._exporter: SpanExporter | None = None
+        self._sender = Sender(collector.endpoint, collector.headers, settings.timeout_seconds)
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
         self._thread.start()
@@ -141,18 +142,10 @@ class _Worker:
 
     def end(self, until: float) -> None:
         self._thread.join(max(0.0, until - time.monotonic()))
-        if self._exporter is not None:
-            self._exporter.shutdown()
+        self._sender.end()
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        from opentelemetry.exporter.otlp.proto.http import Compression
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        self._exporter = OTLPSpanExporter(
-            self._collector.endpoint, headers=dict(self._collector.headers), timeout=self._settings.timeout_seconds,
-            compression=Compression.Gzip,
-        )  # fmt: skip
         while batch := self._batch():
             self._send(batch)
 
@@ -181,18 +174,14 @@ class _Worker:
         return batch
 
     def _send(self, batch: Sequence[tuple[Mapping[str, Any], int]]) -> None:
-        from opentelemetry.sdk.trace.export import SpanExportResult
-
-        from llm_pipeline.serving.observability.spans import spans_of
-
-        assert self._exporter is not None
         try:
-            spans = [span for row, ended in batch for span in spans_of(row, ended, self._service, content=self._settings.content)]
-            taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception:
-            log.exception("spans could not be sent to %s", self._collector.endpoint)
-            taken = False
-        self._count("sent" if taken else "failed", len(batch))
+            spans = [span for row, ended in batch for span in spans_of(row, ended, content=self._settings.content)]
+            failure = self._sender.send(encode(spans, self._service))
+        except Exception as error:  # whatever a row holds, the thread must live on
+            failure = repr(error)
+        if failure is not None:
+            log.error("spans could not be sent to %s: %s", self._collector.endpoint, failure)
+        self._count("sent" if failure is None else "failed", len(batch))
 
     def _count(self, outcome: str, number: int) -> None:
         with self._lock:
