@@ -38,9 +38,9 @@ class Example:
 class Sizes:
     """How many examples of each kind are made."""
 
-    attacks: int = 15000
+    attacks: int = 30000
     harmful: int = 2000
-    benign: int = 30000
+    benign: int = 80000
     prose: int = 8000
     passages: int = 10000
 
@@ -141,12 +141,14 @@ class Maker:
             chance.shuffle(kinds)
         parts = [self.chat.one(kind, chance) for kind in kinds]
         if chance.random() < 0.6 or not parts:
-            about = chance.choice(("story", "story", "story", "essay", "essay", "work", "work", "prose"))
+            about = chance.choice(("story", "story", "story", "essay", "essay", "work", "work", "glue", "mixed", "mixed", "prose"))
             text = [self._line(about) for _ in range(chance.choice((1, 2, 3, 5, 8)))]
             parts.insert(chance.choice((0, len(parts), len(parts))), chance.choice((" ", " ", "\n")).join(text))
         return chance.choice((" ", " ", "\n", "\n\n")).join(parts)
 
     def _line(self, about: str) -> str:
+        if about == "mixed":
+            about = self.chance.choice(("story", "essay", "work", "glue", "prose"))
         if about == "prose":
             return self.chance.choice(self._prose) if self._prose else self.benign.one("plain", self.chance)
         return self.chat.one(about, self.chance)
@@ -182,7 +184,7 @@ class Maker:
             elif kind < 0.4:
                 found.append(self._foreign())
             elif kind < 0.55:
-                found.append(self._line(chance.choice(("story", "essay", "work"))))
+                found.append(self._line("mixed"))
             else:
                 found.append(self.benign.one("plain", chance) if kind < 0.72 else self.documents.one("sentences", chance))
         return found

@@ -31,9 +31,9 @@ class GuardRecipe:
 
     seed: int = 1
     sizes: Sizes = field(default_factory=Sizes)
-    classes: int = 768
+    classes: int = 1024
     """Meaning classes that words are put into, by the embedding model's vectors."""
-    decay: float = 1e-5
+    decay: float = 3e-5
     steps: int = 80
     held_out: float = 0.1
     refused: float = 0.004
