@@ -13,8 +13,20 @@ from llm_pipeline.serving.guardrails.grammar import Grammar, load_grammar
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 FOLDER = DATA / "guard"
-JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed")
-INJECTIONS = ("override", "leak", "secrets", "defiance", "fakesystem", "taskswitch", "split", "exfil", "other_languages", "handover", "more_languages")
+JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas")
+INJECTIONS = (
+    "override",
+    "leak",
+    "secrets",
+    "defiance",
+    "fakesystem",
+    "taskswitch",
+    "split",
+    "exfil",
+    "other_languages",
+    "handover",
+    "more_languages",
+)
 LONGEST = 64
 """Words that are kept of a long ordinary text: about as many as are judged at once."""
 CHATS = 0.5
