@@ -9,7 +9,9 @@ rows of the jailbreak set, the even half of the prompts of human preference data
 English and Spanish passages and questions, and the HELD_OUT lists of guard_prompts. Those lists are by the author of data/guard: the
 first before any training, the MORE ones before the forms of the second round, but in one sitting with their TUNED sisters, so they flatter.
 Of the figures themselves only these led to a decision: in the first round, with another detector, the shares refused of HELD_OUT_TRIGGERS
-and of all prompts of human preference data (5% and 15%: the threshold was raised; 3% and 9%: a second round was begun).
+and of all prompts of human preference data (5% and 15%: the threshold was raised; 3% and 9%: a second round was begun); in the second,
+once, with a margin of 0.55, those of the same sets (5% and 1.5%; 4% of the MORE list: the margin was raised to 0.85). So the shares
+blocked and refused are to that degree optimistic, the AUC is not.
 BIPIA's text attacks are reported, but were seen while the passages' score was chosen. The jailbreak set's rows
 resemble one another, so its odd rows are the easiest of these.
 

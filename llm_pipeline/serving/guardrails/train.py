@@ -41,7 +41,7 @@ class GuardRecipe:
     refused_documents: float = 0.05
     """Largest share of whole documentation strings (some are long) above it."""
     every_document: int = 8
-    margins: Mapping[str, float] = field(default_factory=lambda: {"attack": 0.55, "harmful": 3.3})
+    margins: Mapping[str, float] = field(default_factory=lambda: {"attack": 0.85, "harmful": 3.3})
     """How much higher a head's threshold is than those shares ask for: what is harmful is a matter of meaning, so only clear cases."""
 
 
