@@ -89,8 +89,9 @@ def features(text: str, meanings: Meanings) -> Features:
     if len(letters):
         ids.append(_number(np.array(letters, np.uint64), 8))
         places.append(np.array(at, np.int64))
-    found, first = np.unique(np.concatenate(ids), return_index=True)
-    return Features(found, np.concatenate(places)[first], len(words))
+    every = np.concatenate(ids)
+    first = np.unique(every, return_index=True)[1]
+    return Features(every[first], np.concatenate(places)[first], len(words))
 
 
 def _either(heavy: NDArray[np.bool_], *gaps: int) -> NDArray[np.bool_]:
