@@ -1,15 +1,19 @@
 """What the guardrails catch, what they refuse without need, and what they cost, mostly on texts that nothing was tuned on.
 
 Hygiene. The detector is trained on data/guard only (sentences of forms written for this project, and documentation that comes with the
-interpreter); no line of the sets below was ever trained on or copied. Sets are split by source. Tuned on (forms added, thresholds and
-windows chosen): the even rows of the jailbreak set, BIPIA's code attacks, mails and tables, the training parts of the bank and school
-questions, German passages and questions, the project's own suites, TUNED of guard_prompts. BIPIA's text attacks are reported, but their
-figures were seen while the passages' score was chosen. Reported and looked at for nothing else: the odd rows of the jailbreak set, the
-test parts of the bank and school questions, English and Spanish passages and questions, prompts of human preference data, and
-HELD_OUT_ATTACKS and HELD_OUT_TRIGGERS (by the author of data/guard, written before the detector was trained).
-One thing was decided after a look at these figures: the policy's threshold of 0.7, since at 0.5 it refused 5% of
-HELD_OUT_TRIGGERS and 15% of the prompts to assistants; the shares blocked at 0.7 are to that degree optimistic, the AUC is not. The
-jailbreak set's rows resemble one another, so its odd rows are the easiest of these.
+interpreter); no line of the sets below was ever trained on or copied. Sets are split by source. Looked at and tuned on (forms added,
+thresholds, features and stretches chosen): the even rows of the jailbreak set, the odd half of the prompts of human preference data (in
+order of their text), BIPIA's code attacks, mails and tables, the training parts of the bank and school questions, German passages and
+questions, the project's own suites, and the lists named TUNED of guard_prompts. Reported here and looked at for nothing else: the odd
+rows of the jailbreak set, the even half of the prompts of human preference data, the test parts of the bank and school questions,
+English and Spanish passages and questions, and the HELD_OUT lists of guard_prompts. Those lists are by the author of data/guard: the
+first before any training, the MORE ones before the forms of the second round, but in one sitting with their TUNED sisters, so they flatter.
+Of the figures themselves only these led to a decision: in the first round, with another detector, the shares refused of HELD_OUT_TRIGGERS
+and of all prompts of human preference data (5% and 15%: the threshold was raised; 3% and 9%: a second round was begun); in the second,
+once, with a margin of 0.55, those of the same sets (5% and 1.5%; 4% of the MORE list: the margin was raised to 0.85). So the shares
+blocked and refused are to that degree optimistic, the AUC is not.
+BIPIA's text attacks are reported, but were seen while the passages' score was chosen. The jailbreak set's rows
+resemble one another, so its odd rows are the easiest of these.
 
 The peer is what the gateway did before: the policy's patterns alone. The sets are read from the tests' SHARED_DATA (folders
 selfreminder, bipia, banking77, gsm8k, xquad, autoj_pairwise); what is absent is left out.
@@ -31,7 +35,12 @@ from rich.table import Table
 
 from llm_pipeline.serving.guardrails import Guards, Policy, load_policy
 from llm_pipeline.serving.traffic.release import POLICY
-from llm_pipeline_tests.benchmarks.guard_prompts import HELD_OUT_ATTACKS, HELD_OUT_TRIGGERS
+from llm_pipeline_tests.benchmarks.guard_prompts import (
+    HELD_OUT_ATTACKS,
+    HELD_OUT_TRIGGERS,
+    MORE_HELD_OUT_ATTACKS,
+    MORE_HELD_OUT_TRIGGERS,
+)
 from llm_pipeline_tests.conftest import SHARED_DATA
 
 DATA = SHARED_DATA
@@ -43,9 +52,9 @@ def main() -> None:
     guards = Guards(policy)
     before = Guards(Policy(injection=policy.injection))
     attacks, benign = direct_sets()
-    scores = {name: _judged(guards, texts) for name, texts in {**attacks, **benign}.items()}
-    plain = {name: _judged(before, texts) for name, texts in {**attacks, **benign}.items()}
-    every = np.concatenate([scores[name][0] for name in benign])
+    scores, of_benign = ({name: _judged(guards, texts) for name, texts in sets.items()} for sets in (attacks, benign))
+    plain, plain_benign = ({name: _judged(before, texts) for name, texts in sets.items()} for sets in (attacks, benign))
+    every = np.concatenate([found for found, _ in of_benign.values()])
     console = Console(width=120)
     table = Table("set", "n", "AUC against all below", "blocked", "by patterns alone", title="User's turns: attacks")
     for name, texts in attacks.items():
@@ -54,7 +63,7 @@ def main() -> None:
     console.print(table)
     table = Table("set", "n", "refused", "by patterns alone", title="User's turns: ordinary ones")
     for name, texts in benign.items():
-        table.add_row(name, str(len(texts)), f"{scores[name][1]:.2%}", f"{plain[name][1]:.2%}")
+        table.add_row(name, str(len(texts)), f"{of_benign[name][1]:.2%}", f"{plain_benign[name][1]:.2%}")
     console.print(table)
     _passages(guards, console)
     _cost(guards, [text for texts in benign.values() for text in texts], console)
@@ -62,27 +71,28 @@ def main() -> None:
 
 def direct_sets() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Attacks and ordinary prompts by name."""
-    attacks = {"held out, hand-written": HELD_OUT_ATTACKS}
-    benign = {"words of attacks, hand-written": HELD_OUT_TRIGGERS}
+    attacks = {"held out, hand-written": HELD_OUT_ATTACKS, "second list": MORE_HELD_OUT_ATTACKS}
+    benign = {"words of attacks, hand-written": HELD_OUT_TRIGGERS, "second list": MORE_HELD_OUT_TRIGGERS}
     if (path := DATA / "selfreminder/jailbreak_prompts.csv").exists():
         with path.open(encoding="utf-8") as file:
             attacks["jailbreaks (odd rows)"] = [row["prompt"] for row in csv.DictReader(file)][1::2]
-    for name, file_name, field in (
-        ("bank questions", "banking77/test.jsonl", "text"),
-        ("school problems", "gsm8k/test.jsonl", "instruction"),
-        ("questions, English", "xquad/en_questions.jsonl", "question"),
-        ("questions, Spanish", "xquad/es_questions.jsonl", "question"),
-        ("prompts to assistants", "autoj_pairwise/testdata.jsonl", "prompt"),
+    for name, file_name, field, each in (
+        ("bank questions", "banking77/test.jsonl", "text", 1),
+        ("school problems", "gsm8k/test.jsonl", "instruction", 1),
+        ("questions, English", "xquad/en_questions.jsonl", "question", 1),
+        ("questions, Spanish", "xquad/es_questions.jsonl", "question", 1),
+        ("prompts to assistants (even half)", "autoj_pairwise/testdata.jsonl", "prompt", 2),
     ):
-        if texts := _rows(file_name, field):
+        if texts := _rows(file_name, field, each):
             benign[name] = texts
     return attacks, benign
 
 
-def _rows(name: str, field: str) -> list[str]:
+def _rows(name: str, field: str, each: int = 1) -> list[str]:
+    """Texts of a file, in order; with `each` 2 every second one; at most MOST."""
     if not (path := DATA / name).exists():
         return []
-    texts = sorted({json.loads(line)[field] for line in path.read_text("utf-8").splitlines()})
+    texts = sorted({json.loads(line)[field] for line in path.read_text("utf-8").splitlines()})[::each]
     return random.Random(1).sample(texts, min(MOST, len(texts)))
 
 

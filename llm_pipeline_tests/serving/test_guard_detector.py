@@ -50,7 +50,7 @@ def test_a_grammar_fills_slots_and_choices_and_keeps_brackets_that_are_text() ->
 
 def test_every_shipped_form_can_be_filled() -> None:
     maker = Maker(["stone"])
-    for name, grammar in (("attacks", maker.attacks), ("benign", maker.benign), ("documents", maker.documents)):
+    for name, grammar in (("attacks", maker.attacks), ("benign", maker.benign), ("documents", maker.documents), ("chat", maker.chat)):
         assert grammar.families, name
         for forms in grammar.families.values():
             for form in forms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import DATA
 from llm_pipeline.serving.guardrails.disguise import reveal
-from llm_pipeline.serving.guardrails.features import Meanings, features
+from llm_pipeline.serving.guardrails.features import Ids, Meanings, features
 
 SHIPPED = DATA / "models" / "guard"
 HEADS = ("attack", "jailbreak", "harmful", "indirect")
 """Attack or not; of attacks: jailbreak or injection; a harmful wish or not; orders in a retrieved text or not."""
-WINDOW, STEP = 48, 24
-"""Words of a stretch that is judged by itself, and from one stretch to the next."""
+STRETCHES = (4000, 32)
+"""Words of a stretch that is judged by itself: the whole text, and each small part of it."""
 SOFT = 4.0
 _LONGEST = 12000
 
@@ -50,12 +50,23 @@ class LinearDetector:
         read = features(reveal(text[:_LONGEST]), self.meanings)
         at_place = np.stack([np.bincount(read.places, row, read.words) for row in self.weights[:, read.ids].astype(np.float64)])
         sums = np.concatenate([np.zeros((len(at_place), 1)), np.cumsum(at_place, axis=1)], axis=1)
-        starts = np.minimum(np.arange(0, max(read.words - WINDOW, 0) + STEP, STEP), max(read.words - WINDOW, 0))
-        ends = np.minimum(starts + WINDOW, read.words)
+        starts, ends = _stretches(read.words)
         found = (sums[:, ends] - sums[:, starts]) / np.sqrt(ends - starts + SOFT)
         found = found * self.scales[:, None] + self.biases[:, None]
         found[3] = (found[0] + found[3]) / 2
         return [float(value) for value in found.max(axis=1)]
+
+
+@lru_cache(maxsize=4096)
+def _stretches(words: int) -> tuple[Ids, Ids]:
+    """Where the stretches of a text begin and end; from one to the next it is half a stretch."""
+    starts, ends = [], []
+    for long in STRETCHES:
+        last = max(words - long, 0)
+        begin = np.minimum(np.arange(0, last + long // 2, long // 2), last)
+        starts.append(begin)
+        ends.append(np.minimum(begin + long, words))
+    return np.concatenate(starts), np.concatenate(ends)
 
 
 def sigmoid(value: float) -> float:

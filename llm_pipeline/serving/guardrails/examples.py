@@ -13,8 +13,24 @@ from llm_pipeline.serving.guardrails.grammar import Grammar, load_grammar
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 FOLDER = DATA / "guard"
-JAILBREAKS = ("persona", "fiction", "suppress")
-INJECTIONS = ("override", "leak", "secrets", "defiance", "fakesystem", "taskswitch", "split", "exfil", "other_languages")
+JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas")
+INJECTIONS = (
+    "override",
+    "leak",
+    "secrets",
+    "defiance",
+    "fakesystem",
+    "taskswitch",
+    "split",
+    "exfil",
+    "other_languages",
+    "handover",
+    "more_languages",
+)
+LONGEST = 64
+"""Words that are kept of a long ordinary text: about as many as are judged at once."""
+CHATS = 0.5
+"""Share of ordinary examples that are longer things to do."""
 _LANGUAGES = ("de_DE", "de_DE", "fr_FR", "es_ES", "nl_NL", "pl_PL", "cs_CZ", "da_DK", "it_IT", "la", "ru_RU")
 """Locales whose common words Faker lists."""
 
@@ -34,9 +50,9 @@ class Example:
 class Sizes:
     """How many examples of each kind are made."""
 
-    attacks: int = 15000
+    attacks: int = 30000
     harmful: int = 2000
-    benign: int = 30000
+    benign: int = 80000
     prose: int = 8000
     passages: int = 10000
 
@@ -49,11 +65,12 @@ class Maker:
 
     def __init__(self, words: Sequence[str], seed: int = 1) -> None:
         self.chance = random.Random(seed)
-        attacks, benign, documents = (FOLDER / f"{name}.yaml" for name in ("attacks", "benign", "documents"))
+        attacks, benign, documents, chat = (FOLDER / f"{name}.yaml" for name in ("attacks", "benign", "documents", "chat"))
         self.attacks = load_grammar(attacks, benign)
         self.benign = load_grammar(benign, attacks)
         self.documents = load_grammar(documents, attacks, benign)
-        for grammar in (self.attacks, self.benign, self.documents):
+        self.chat = load_grammar(chat, attacks, benign)
+        for grammar in (self.attacks, self.benign, self.documents, self.chat):
             grammar.slots["w"] = list(words)
             grammar.slots["topic"] = self.benign.slots["topic"]
         self.documents.slots["attack"] = [form for name in INJECTIONS for form in self.attacks.families[name]]
@@ -90,20 +107,20 @@ class Maker:
 
     def _attack(self) -> Example:
         chance = self.chance
-        jailbreak = chance.random() < 0.35
+        jailbreak = chance.random() < 0.4
         family = chance.choice(JAILBREAKS if jailbreak else INJECTIONS)
         text = self.attacks.one(family, chance)
         harmful = family == "fiction" or None
         if chance.random() < 0.1:
             text = chance.choice(list(DISGUISES.values()))(text, chance)
-        if not jailbreak and chance.random() < 0.3:
+        if chance.random() < (0.1 if jailbreak else 0.35):
             text = self._around(text)
         return Example(self._dressed(text), attack=True, jailbreak=jailbreak, harmful=harmful)
 
     def _around(self, text: str) -> str:
         """An attack before, after or inside an ordinary request or document."""
         chance = self.chance
-        other = self._ordinary() if chance.random() < 0.6 else " ".join(self._sentences(chance.choice((1, 2, 4))))
+        other = self._stretch(self._ordinary(), 40) if chance.random() < 0.6 else " ".join(self._sentences(chance.choice((1, 2, 4))))
         gap = chance.choice([" ", "\n", "\n\n", ". ", " - "])
         return gap.join(chance.choice([(other, text), (other, text), (text, other)]))
 
@@ -111,6 +128,8 @@ class Maker:
         chance = self.chance
         if chance.random() < 0.05:
             return self._dressed(" ".join(self._foreign() for _ in range(chance.randint(1, 3))))
+        if chance.random() < CHATS:
+            return self._dressed(self._stretch(self._chat()))
         family = chance.choices(("plain", "ask", "triggers", "admin", "others"), (32, 18, 36, 7, 7))[0]
         text = self.benign.one(family, chance)
         if chance.random() < 0.12:
@@ -122,6 +141,37 @@ class Maker:
         elif self._prose and chance.random() < 0.05:
             text = f"{text}\n\n{chance.choice(self._prose)}"
         return self._dressed(text)
+
+    def _chat(self) -> str:
+        """Something longer to do: a role, a task, rules of form and a text, some of them, in this order or another."""
+        chance = self.chance
+        if chance.random() < 0.12:
+            return " ".join(self.chat.one("languages", chance) for _ in range(chance.randint(1, 4)))
+        kinds = ["role"] * (chance.random() < 0.4) + ["task"] * (chance.random() < 0.75)
+        kinds += ["rules"] * chance.choice((0, 0, 1, 1, 2, 3, 5))
+        if chance.random() < 0.25:
+            chance.shuffle(kinds)
+        parts = [self.chat.one(kind, chance) for kind in kinds]
+        if chance.random() < 0.6 or not parts:
+            about = chance.choice(("story", "story", "story", "essay", "essay", "work", "work", "glue", "mixed", "mixed", "prose"))
+            text = [self._line(about) for _ in range(chance.choice((1, 2, 3, 5, 8)))]
+            parts.insert(chance.choice((0, len(parts), len(parts))), chance.choice((" ", " ", "\n")).join(text))
+        return chance.choice((" ", " ", "\n", "\n\n")).join(parts)
+
+    def _line(self, about: str) -> str:
+        if about == "mixed":
+            about = self.chance.choice(("story", "essay", "work", "glue", "prose"))
+        if about == "prose":
+            return self.chance.choice(self._prose) if self._prose else self.benign.one("plain", self.chance)
+        return self.chat.one(about, self.chance)
+
+    def _stretch(self, text: str, longest: int = LONGEST) -> str:
+        """Not more of a text than so many words, from anywhere in it."""
+        pieces = text.split(" ")
+        if len(pieces) <= longest:
+            return text
+        at = self.chance.choice((0, self.chance.randint(0, len(pieces) - longest)))
+        return " ".join(pieces[at : at + longest])
 
     def _dressed(self, text: str) -> str:
         """Small differences of form that mean nothing."""
@@ -145,8 +195,10 @@ class Maker:
                 found.append(chance.choice(self._prose))
             elif kind < 0.4:
                 found.append(self._foreign())
+            elif kind < 0.55:
+                found.append(self._line("mixed"))
             else:
-                found.append(self.benign.one("plain", chance) if kind < 0.65 else self.documents.one("sentences", chance))
+                found.append(self.benign.one("plain", chance) if kind < 0.72 else self.documents.one("sentences", chance))
         return found
 
     def _foreign(self) -> str:

@@ -18,7 +18,7 @@ from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
-BITS = 17
+BITS = 18
 MOST_WORDS = 4000
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
 _GAPS = (2, 3, 4)
@@ -63,7 +63,8 @@ def word_hash(word: str) -> int:
 
 
 def features(text: str, meanings: Meanings) -> Features:
-    """All features of a text but those of light words and signs alone."""
+    """All features of a text but those of light words and signs alone, each where it first stands: a long text that says the same thing
+    often says it no louder."""
     words = ["<s>", *tokens(text)]
     hashed = np.fromiter((crc32(word.encode()) for word in words), np.uint32, len(words))
     heavy = np.fromiter((word.isalnum() and word not in _LIGHT for word in words), np.bool_, len(words))
@@ -88,7 +89,9 @@ def features(text: str, meanings: Meanings) -> Features:
     if len(letters):
         ids.append(_number(np.array(letters, np.uint64), 8))
         places.append(np.array(at, np.int64))
-    return Features(np.concatenate(ids), np.concatenate(places), len(words))
+    every = np.concatenate(ids)
+    first = np.unique(every, return_index=True)[1]
+    return Features(every[first], np.concatenate(places)[first], len(words))
 
 
 def _either(heavy: NDArray[np.bool_], *gaps: int) -> NDArray[np.bool_]:

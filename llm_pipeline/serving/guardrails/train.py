@@ -31,9 +31,9 @@ class GuardRecipe:
 
     seed: int = 1
     sizes: Sizes = field(default_factory=Sizes)
-    classes: int = 768
+    classes: int = 1024
     """Meaning classes that words are put into, by the embedding model's vectors."""
-    decay: float = 1e-5
+    decay: float = 3e-5
     steps: int = 80
     held_out: float = 0.1
     refused: float = 0.004
@@ -41,7 +41,7 @@ class GuardRecipe:
     refused_documents: float = 0.05
     """Largest share of whole documentation strings (some are long) above it."""
     every_document: int = 8
-    margins: Mapping[str, float] = field(default_factory=lambda: {"attack": 0.75, "harmful": 3.3})
+    margins: Mapping[str, float] = field(default_factory=lambda: {"attack": 0.85, "harmful": 3.3})
     """How much higher a head's threshold is than those shares ask for: what is harmful is a matter of meaning, so only clear cases."""
 
 
