@@ -102,8 +102,9 @@ def mlflow(port: int = 5000, home: HomeOption = None) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """The test suite; further arguments go to pytest. Example: llm-pipeline test -m 'not slow'"""
-    raise typer.Exit(_run([sys.executable, "-m", "pytest", str(PROJECT / "llm_pipeline_tests"), *context.args]))
+    """The test suite, a file at a time in two processes; further arguments go to pytest. Example: llm-pipeline test -m 'not slow'"""
+    together = ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile"]
+    raise typer.Exit(_run([sys.executable, "-m", "pytest", str(PROJECT / "llm_pipeline_tests"), *together, *context.args]))
 
 
 @app.command()

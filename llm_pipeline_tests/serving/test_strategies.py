@@ -48,6 +48,10 @@ class Endpoint:
     def pids(self) -> set[int]:
         return {engine.pid for engine in self.state.engines().values() if engine.state == "ready"}
 
+    def agreed(self) -> bool:
+        """Whether every gateway acts on the newest traffic."""
+        return {revision for revision, _ in self.state.observations().values()} == {self.state.traffic()[0]}
+
     def answering(self, times: int = 20) -> set[str]:
         """Releases that answer now; each question is a connection of its own, so that both gateways are asked."""
         replies = [ask(self.where.url, self.where.key) for _ in range(times)]
@@ -79,7 +83,7 @@ def test_ab_users_stay_with_their_release_until_a_person_decides(endpoint: Endpo
     with endpoint.load() as load:
         test = endpoint.roll_out(release, spec, "ab")
         assert test.status == "running"
-        until(lambda: len(load.releases) > 1)
+        until(lambda: len(load.releases) > 1 and endpoint.agreed())
         users = [f"person-{n}" for n in range(12)]
         first = [ask(endpoint.where.url, endpoint.where.key, user=user)[1]["release"] for user in users]
         again = [ask(endpoint.where.url, endpoint.where.key, user=user)[1]["release"] for user in users]

@@ -108,12 +108,20 @@ def wait(home: Home, rollout: int, timeout: float = 900.0, each: Callable[[Rollo
 
 
 def wait_ready(home: Home, timeout: float = 180.0) -> None:
-    """Wait until every release that has traffic has an engine that answers (after a restart, say)."""
-    deadline = time.monotonic() + timeout
-    while _get(f"{endpoint(home).url}/readyz")[0] != 200:
+    """Wait until every release that has traffic has an engine that answers (after a restart, say), and all gateways know it."""
+    state, deadline, since = State(home.endpoint), time.monotonic() + timeout, float("inf")
+    while not _all_looked(home, state, since):
+        if since == float("inf") and _get(f"{endpoint(home).url}/readyz")[0] == 200:
+            since = time.time()
         if time.monotonic() > deadline:
             raise EndpointError(f"the endpoint is not ready after {timeout:g} s: {status(home)}")
-        time.sleep(0.2)
+        time.sleep(0.1)
+
+
+def _all_looked(home: Home, state: State, since: float) -> bool:
+    """Whether each gateway process has read the desired state after `since` (Unix time)."""
+    seen = [at >= since for name, (_, at) in state.observations().items() if name.startswith("gateway")]
+    return sum(seen) >= settings(home.endpoint).get("gateways", 1)
 
 
 def rollback(home: Home) -> int:
