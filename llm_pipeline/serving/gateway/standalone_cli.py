@@ -65,4 +65,6 @@ def gateway(
 
 
 if __name__ == "__main__":
-    typer.run(gateway)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command()(gateway)
+    alone(prog_name="llm-pipeline gateway")
