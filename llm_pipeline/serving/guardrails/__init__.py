@@ -8,7 +8,7 @@ Names of rules begin with "input:" or "output:"; the canary and the reports coun
 
 from llm_pipeline.serving.guardrails.guards import Detector, Guards
 from llm_pipeline.serving.guardrails.output import OutputGuard
-from llm_pipeline.serving.guardrails.policy import BLOCKED_INPUT, BLOCKED_OUTPUT, Policy, build_policy, load_policy, safe_length
+from llm_pipeline.serving.guardrails.policy import BLOCKED_INPUT, BLOCKED_OUTPUT, Policy, build_policy, load_policy
 from llm_pipeline.serving.guardrails.spans import iban, luhn
 from llm_pipeline.serving.guardrails.verdict import Verdict
 
@@ -24,5 +24,4 @@ __all__ = [
     "iban",
     "load_policy",
     "luhn",
-    "safe_length",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from llm_pipeline.config import build, load
 from llm_pipeline.errors import ConfigError, near
 from llm_pipeline.serving.guardrails.disguise import letters
-from llm_pipeline.serving.guardrails.spans import HIDDEN, KINDS
+from llm_pipeline.serving.guardrails.spans import HIDDEN
 from llm_pipeline.serving.guardrails.verdict import Action
 
 BLOCKED_INPUT = "I cannot help with that request."
@@ -40,8 +40,6 @@ NAMED = (
 REDACTED = ("email", "card", "iban", "secret", "html", "sql", "shell", "hidden", "indirect")
 """What can be struck out of a text; other rules judge all of it."""
 _HIDDEN = re.compile(f"[{HIDDEN}]")
-# What may yet become a match when more text follows: a token under way, or a spaced run of digits or of an IBAN's groups.
-_OPEN_END = re.compile(r"(?:[A-Z]{2}\d{2}[A-Z0-9 ]{0,34}|\d[\d -]{0,40}|\S{1,64})$")
 
 
 @dataclass(frozen=True)
@@ -147,14 +145,6 @@ class Policy:
         simple = [letters(text) for text in texts]
         return broken + [name for name, pattern in self.patterns if any(pattern.search(text) for text in simple)]
 
-    def check_output(self, text: str) -> list[str]:
-        """Names of the personal data kinds that a whole text holds."""
-        return [
-            f"output:{name}"
-            for name in self.output_pii
-            if any(name != "email" or not self.allows(text[start:end]) for start, end in KINDS[name].find(text))
-        ]
-
 
 def load_policy(path: Path) -> Policy:
     return load(Policy, path)
@@ -162,12 +152,6 @@ def load_policy(path: Path) -> Policy:
 
 def build_policy(raw: Mapping[str, Any]) -> Policy:
     return build(Policy, raw, "release policy")
-
-
-def safe_length(text: str) -> int:
-    """How much of a growing answer may be shown: all but an end that could still become personal data."""
-    match = _OPEN_END.search(text)
-    return match.start() if match else len(text)
 
 
 def _check_schema(schema: Mapping[str, Any]) -> None:
