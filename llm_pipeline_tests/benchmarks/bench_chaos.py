@@ -120,9 +120,7 @@ def alive(world: World, killed: int) -> dict[str, tuple[int, float]]:
 async def gateway_killed(world: World, crowd: Crowd) -> None:
     killed = await asyncio.to_thread(kill_gateway, world.home)
     world.figures["another gateway took the place of a killed one, seconds"] = await until(
-        lambda: (
-            len([name for name, (_, at) in world.state.observations().items() if name != f"gateway-{killed}" and at > time.time() - 4]) == 2
-        )
+        lambda: sum(name.startswith("gateway") and at > time.time() - 4 for name, (_, at) in alive(world, killed).items()) == 2
     )
     await asyncio.sleep(SECONDS / 2)
 

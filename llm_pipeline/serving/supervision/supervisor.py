@@ -51,6 +51,7 @@ class Supervisor:
         self.controller = Controller(self.state, folder, self._acted_on)
         self._wanted: dict[str, Wanted] = {}
         self._rows: list[Engine] | None = None
+        self._names: list[str] = []
         self._seen: dict[str, tuple[int, float]] = {}
         self._renew: dict[str, float] = {}
         self._answers_since: float | None = time.time()
@@ -146,8 +147,11 @@ class Supervisor:
         rows = self.fleet.rows()
         if rows != self._rows:
             self.state.put_engines(rows)
-            self.state.forget(but=[f"{word}-{child.pid}" for word in ("gateway", "alive") for child in self.gateways])
             self._rows = rows
+        names = [f"{word}-{child.pid}" for word in ("gateway", "alive") for child in self.gateways]
+        if names != self._names:
+            self.state.forget(but=names)
+            self._names = names
 
     def _gateway(self, number: int) -> Child:
         command = [sys.executable, "-m", "llm_pipeline.serving.gateway.app", "--folder", str(self.folder)]
