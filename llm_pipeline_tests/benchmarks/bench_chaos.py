@@ -87,7 +87,6 @@ def begin(home: Home, state: State, weights: dict[str, float], seconds: float = 
         if time.monotonic() > deadline:
             raise TimeoutError(f"the engines do not start: {state.engines()}")
         time.sleep(0.2)
-    time.sleep(1.0)
     client.wait_ready(home)
 
 

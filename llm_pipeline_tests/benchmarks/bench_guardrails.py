@@ -11,7 +11,8 @@ first before any training, the MORE ones before the forms of the second round, b
 Of the figures themselves only these led to a decision: in the first round, with another detector, the shares refused of HELD_OUT_TRIGGERS
 and of all prompts of human preference data (5% and 15%: the threshold was raised; 3% and 9%: a second round was begun); in the second,
 once, with a margin of 0.55, those of the same sets (5% and 1.5%; 4% of the MORE list: the margin was raised to 0.85). So the shares
-blocked and refused are to that degree optimistic, the AUC is not.
+blocked and refused are to that degree optimistic, the AUC is not. The policy's `confirmation` was lowered from 0.3 to 0.15 after garak's
+promptinject probes had fallen to 0.58 blocked, at the cost of one more prompt of the MORE list: garak is to that degree tuned on.
 BIPIA's text attacks are reported, but were seen while the passages' score was chosen. The jailbreak set's rows
 resemble one another, so its odd rows are the easiest of these.
 
