@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from llm_pipeline.defs.resources import HomeResource, endpoint_database
-from llm_pipeline.errors import ContractError, EndpointError
+from llm_pipeline.errors import ConfigError, ContractError, EndpointError
 from llm_pipeline.store import Artifact
 
 OWNERS = ["team:platform"]
@@ -25,6 +26,8 @@ class ReleaseConfig(dg.Config):
     kv_megabytes: int = 256
     replicas: int = 1
     """Engine processes that share the release's requests."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Further settings: another engine ({name: vllm, executable: ...}), {quantization: int8}, {cache: {exact: true}}, {routing: ...}."""
 
 
 class RolloutSettings(dg.Config):
@@ -56,12 +59,13 @@ def release(config: ReleaseConfig, home: HomeResource) -> dg.MaterializeResult[A
     """An immutable revision: model, prompt, index generation, policy and engine by hash. Needs the gate's consent."""
     from llm_pipeline.serving.traffic.release import make_release
 
-    engine = {"name": "transformers", "threads": config.threads, "dtype": config.dtype, "kv_megabytes": config.kv_megabytes}
+    ours = {"name": "transformers", "threads": config.threads, "dtype": config.dtype, "kv_megabytes": config.kv_megabytes}
+    engine = (ours if config.engine.get("name", "transformers") == "transformers" else {}) | config.engine
     if config.replicas > 1:
         engine["replicas"] = config.replicas
     try:
         made = make_release(home.open(), engine, retrieval=config.retrieval, passages=config.passages)
-    except ContractError as error:
+    except (ConfigError, ContractError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return dg.MaterializeResult(metadata=_metadata(made, dict(made.inputs)), data_version=dg.DataVersion(made.id))
 

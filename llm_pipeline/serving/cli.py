@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,16 +21,19 @@ def up(
     port: Annotated[int | None, typer.Option(help="The gateways' port; default 8088 when free, else any.")] = None,
     gateways: Annotated[int | None, typer.Option(help="Gateway processes behind that port; default 1.")] = None,
     database: Annotated[str | None, typer.Option(help="postgresql://... for its state; default a file.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file of a TLS certificate: gateways and admin API speak TLS.")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="PEM file of its key, if it is not in the same file.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start the endpoint (nothing happens when it runs) and print its URL and the local key.
 
-    Port, gateways and database are kept for later starts. Example: llm-pipeline endpoint up --port 8088 --gateways 2
+    All options are kept for later starts. Example: llm-pipeline endpoint up --port 8088 --gateways 2
     """
     from llm_pipeline.serving.supervision.client import ensure_up
 
-    found = ensure_up(open_home(home), port, database=database, gateways=gateways)
+    place = open_home(home)
+    found = ensure_up(place, port, database=database, gateways=gateways, certificate=certificate, private_key=private_key)
     show({"url": found.url, "key": found.key}, as_json)
 
 

@@ -112,13 +112,13 @@ async def _round(url: str, model: str, clients: int, requests: int, longest: int
             tokens = await _ask(session, url, model, QUESTION.format(i, i * 7), longest)
             made += tokens
 
-    begun, used = time.perf_counter(), _cpu(url)
+    begun, used = time.perf_counter(), cpu_seconds(url)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
-    return made / (time.perf_counter() - begun), (_cpu(url) - used) * 1e3 / made
+    return made / (time.perf_counter() - begun), (cpu_seconds(url) - used) * 1e3 / made
 
 
-def _cpu(url: str) -> float:
+def cpu_seconds(url: str) -> float:
     """CPU seconds of the process that listens at `url`."""
     port = int(url.rpartition(":")[2])
     listening = next(found for found in psutil.net_connections("tcp") if found.laddr.port == port and found.status == psutil.CONN_LISTEN)

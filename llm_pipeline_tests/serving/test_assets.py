@@ -10,12 +10,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from llm_pipeline.defs.resources import HomeResource
-from llm_pipeline.defs.serving import deployed_endpoint, release, rollback, served_parity
-from llm_pipeline.errors import ContractError
+from llm_pipeline.defs.serving import ReleaseConfig, deployed_endpoint, release, rollback, served_parity
+from llm_pipeline.errors import ConfigError, ContractError
 from llm_pipeline.serving.supervision import client
-from llm_pipeline.serving.traffic.release import make_release
+from llm_pipeline.serving.traffic.release import POLICY, make_release
 from llm_pipeline.store import Artifact, Home
 
 ENGINE = {"name": "transformers"}
@@ -55,6 +56,55 @@ def test_the_same_parts_are_the_same_release(home: Home, model: Path) -> None:
     assert (first.id, second.reused) == (second.id, True)
     assert first.json("release.json")["model"] == made.id
     assert make_release(home, ENGINE | {"threads": 2}).id != first.id
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"cache": {"treshold": 0.9}}, "release: cache: unknown key 'treshold'; did you mean 'threshold'"),
+        ({"cache": {"ttl_seconds": "long"}}, "release: cache: ttl_seconds: received 'long'"),
+        ({"routing": {"order": ["engin"]}}, "routing: unknown upstream 'engin'; did you mean 'engine'"),
+        ({"quantisation": "int8"}, "unknown key 'quantisation'; did you mean 'quantization'"),
+    ],
+)
+def test_settings_that_no_gateway_could_follow_make_no_release(home: Home, model: Path, settings: dict[str, Any], words: str) -> None:
+    candidate(home, model, "promote")
+    with pytest.raises(ConfigError, match=words):
+        make_release(home, ENGINE | settings)
+    with pytest.raises(dg.Failure, match=words):
+        release(ReleaseConfig(engine=settings), HomeResource(root=str(home.root)))
+    assert not home.artifacts.has("release")
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"quantization": "int8", "cache": {"exact": True}}, {"name": "transformers", "threads": 1, "quantization": "int8"}),
+        ({"name": "vllm", "executable": "/env/bin/vllm"}, {"name": "vllm", "executable": "/env/bin/vllm"}),
+    ],
+)
+def test_the_asset_takes_any_engine_and_its_settings(home: Home, model: Path, given: dict[str, Any], made: dict[str, Any]) -> None:
+    candidate(home, model, "promote")
+    release(ReleaseConfig(engine=given), HomeResource(root=str(home.root)))
+    engine = home.artifacts.named("release").json("release.json")["engine"]
+    assert engine.items() >= (made | given).items()
+    assert ("kv_megabytes" in engine) == (made["name"] == "transformers")
+
+
+def test_a_policy_that_cannot_be_opened_makes_no_release(home: Home, model: Path, tmp_path: Path) -> None:
+    candidate(home, model, "promote")
+    raw = yaml.safe_load(POLICY.read_text()) | {"detector": str(tmp_path / "none.npz")}
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=r"none\.npz"):
+        make_release(home, ENGINE, policy=tmp_path / "policy.yaml")
+
+
+def test_a_wrong_gateway_file_is_said_before_the_endpoint_starts(home: Home) -> None:
+    home.endpoint.mkdir(parents=True)
+    (home.endpoint / "gateway.yaml").write_text("interactions: {snyc: reply}")
+    with pytest.raises(ConfigError, match=r"gateway\.yaml: interactions: unknown key 'snyc'; did you mean 'sync'"):
+        client.ensure_up(home)
+    assert not client.is_up(home)
 
 
 @pytest.fixture

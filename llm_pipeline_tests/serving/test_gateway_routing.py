@@ -109,6 +109,10 @@ def test_the_breaker_lets_one_request_try_after_its_pause() -> None:
         ({"upstreams": {"a": {"url": "http://x"}}, "models": {"m": {"order": ["engine"]}}}, "no 'engine' here"),
         ({"upstreams": {"a": {"url": "http://x"}}, "models": {"m": {"tasks": [{"name": "t", "release": "n"}]}}}, "unknown model 'n'"),
         ({"upstreams": {"a": {"url": "http://x"}}, "embeddings": "b"}, "unknown upstream 'b'"),
+        (
+            {"upstreams": {"a": {"url": "http://x"}}, "models": {"m": {"cache": {"exat": True}}}},
+            "model 'm': cache: .* did you mean 'exact'",
+        ),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(raw: dict[str, Any], words: str) -> None:

@@ -19,7 +19,7 @@ from llm_pipeline.serving.protection.keys import Limits
 from llm_pipeline.serving.supervision.processes import free_port, start
 from llm_pipeline.serving.traffic.state import Engine, Spec, State
 from llm_pipeline_tests.serving.gateways import FakeEngine, served
-from llm_pipeline_tests.serving.test_connection import answer, connect, endless_head, until_closed
+from llm_pipeline_tests.serving.test_connection import allow_files, answer, connect, endless_head, until_closed
 
 SETTINGS = """
 protection: {header_seconds: 1.0, body_seconds: 1.0, send_seconds: 1.0, max_header_bytes: 8000, max_body_bytes: 100000}
@@ -62,6 +62,7 @@ def wait(condition: Any, seconds: float = 60) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    allow_files(1_500)
     folder = tmp_path_factory.mktemp("protected") / "endpoint"
     folder.mkdir()
     (folder / "gateway.yaml").write_text(SETTINGS)
@@ -143,8 +144,8 @@ def test_a_client_that_vanishes_gives_its_place_back(place: Place) -> None:
 
 
 def test_idle_and_half_sent_connections_are_in_nobodys_way_and_end(place: Place) -> None:
-    idle = [connect(place.port) for _ in range(400)]
-    for client in idle[:200]:
+    idle = [connect(place.port) for _ in range(1000)]
+    for client in idle[:500]:
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost")
     assert place.request().status_code == 200
     for client in idle:

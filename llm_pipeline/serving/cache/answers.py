@@ -63,9 +63,9 @@ class CacheSettings:
         return self.exact or self.semantic
 
 
-def cache_settings(engine: Mapping[str, Any]) -> CacheSettings:
+def cache_settings(engine: Mapping[str, Any], where: str = "release") -> CacheSettings:
     """The cache settings of a release (`Release.engine["cache"]`); off when there are none."""
-    return build(CacheSettings, engine.get("cache") or {}, "release: engine: cache")
+    return build(CacheSettings, engine.get("cache") or {}, f"{where}: cache")
 
 
 class Arm(Protocol):

@@ -68,7 +68,7 @@ class Alone(GatewaySettings):
         if self.embeddings is not None and self.embeddings not in self.upstreams:
             raise ConfigError(f"gateway: embeddings: unknown upstream {self.embeddings!r}{near(self.embeddings, self.upstreams)}")
         for name, model in self.models.items():
-            cache_settings({"cache": model.cache})
+            cache_settings({"cache": model.cache}, f"gateway: model {name!r}")
             plan = self.plan(model)
             for task in plan.tasks:
                 if task.release is not None and task.release not in self.models:

@@ -53,13 +53,13 @@ def gateway(
     try:
         urls = {f"upstream-{i}": Upstream(url, model, key_variable) for i, url in enumerate(upstream or (), 1)}
         settings = load_alone(config) if config else Alone(upstreams=urls)
+        place = folder or open_home(home).root / "gateway"
+        routes = FileRoutes(place, settings)
+        tls = Tls(certificate, private_key or certificate) if certificate else None
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
-    place = folder or open_home(home).root / "gateway"
-    routes = FileRoutes(place, settings)
     routes.ensure_key(place / "key.json")
     typer.echo(f"gateway on port {port} for {', '.join(settings.models)}; a key for this machine is in {place / 'key.json'}", err=True)
-    tls = Tls(certificate, private_key or certificate) if certificate else None
     app = Gateway(place, settings, routes, by_name=True)
     serve(app, port, fd=fd, shared=reuse_port, protection=settings.protection, tls=tls)
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from llm_pipeline.errors import EndpointError
+from llm_pipeline.errors import ConfigError, EndpointError
 from llm_pipeline.records import Release
+from llm_pipeline.serving.gateway.settings import load_settings
 from llm_pipeline.serving.supervision.processes import read_pid, start_detached
 from llm_pipeline.serving.traffic.canary import RolloutConfig
 from llm_pipeline.serving.traffic.database import settings
@@ -36,26 +38,62 @@ class Endpoint:
     """May also set the time of a request (header x-event-time)."""
     replay_key: str
     """For mirrored traffic; its interactions carry the key name `replay`."""
+    certificate: str | None = None
+    """PEM file of its TLS certificate."""
+
+    @property
+    def trust(self) -> ssl.SSLContext | None:
+        """What a client on this machine checks: this very certificate, whichever host name it is for; None without TLS."""
+        if self.certificate is None:
+            return None
+        context = ssl.create_default_context(cafile=self.certificate)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
 
 def ensure_up(
-    home: Home, port: int | None = None, timeout: float = 60.0, *, database: str | None = None, gateways: int | None = None
+    home: Home,
+    port: int | None = None,
+    timeout: float = 60.0,
+    *,
+    database: str | None = None,
+    gateways: int | None = None,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
 ) -> Endpoint:
     """Start the supervisor when none runs, wait until its gateways answer, and say where.
 
-    `database` (a SQLAlchemy URL, else a file in the home) and `gateways` (processes behind the port, else 1) are kept for later starts.
+    `database` (a SQLAlchemy URL, else a file in the home), `gateways` (processes behind the port, else 1) and the PEM files of TLS (the
+    key may be in the certificate's) are kept for later starts.
     """
     folder = home.endpoint
     folder.mkdir(parents=True, exist_ok=True)
     if read_pid(folder / "supervisor.pid") is None:
-        _configure(home, {"port": port, "database": database, "gateways": gateways})
+        load_settings(folder)  # what is wrong in its file is said here, not in the log of a gateway that cannot start
+        _configure(home, {"port": port, "database": database, "gateways": gateways, **_tls_files(certificate, private_key)})
         start_detached("llm_pipeline.serving.supervision.supervisor", ["--folder", str(folder.resolve())], folder / "supervisor.log")
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if read_pid(folder / "supervisor.pid") is not None and _get(f"{endpoint(home).url}/healthz")[0] == 200:
+        if read_pid(folder / "supervisor.pid") is not None and _answers(home, "/healthz"):
             return endpoint(home)
         time.sleep(0.1)
     raise EndpointError(f"the endpoint did not come up within {timeout:g} s; see {folder / 'supervisor.log'}")
+
+
+def _tls_files(certificate: Path | None, private_key: Path | None) -> dict[str, str]:
+    from llm_pipeline.serving.gateway.connection import Tls
+
+    if certificate is None:
+        if private_key is not None:
+            raise ConfigError("TLS: received a private key alone, expected a certificate with it")
+        return {}
+    tls = Tls(certificate.resolve(), (private_key or certificate).resolve())
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.private_key)
+    except ssl.SSLError as error:
+        raise ConfigError(f"TLS: {tls.certificate} and {tls.private_key} are no PEM certificate and its key: {error.reason}") from error
+    return {"certificate": str(tls.certificate), "private_key": str(tls.private_key)}
 
 
 def _configure(home: Home, values: dict[str, Any]) -> None:
@@ -71,7 +109,8 @@ def endpoint(home: Home) -> Endpoint:
     found = settings(home.endpoint)
     if "url" not in found:
         raise EndpointError(f"no endpoint was started in {home.root}: `llm-pipeline endpoint up` starts one")
-    return Endpoint(found["url"], found["keys"]["local"], found["keys"]["simulator"], found["keys"]["replay"])
+    keys = found["keys"]
+    return Endpoint(found["url"], keys["local"], keys["simulator"], keys["replay"], found.get("certificate"))
 
 
 def is_up(home: Home) -> bool:
@@ -111,7 +150,7 @@ def wait_ready(home: Home, timeout: float = 180.0) -> None:
     """Wait until every release that has traffic has an engine that answers (after a restart, say), and all gateways know it."""
     state, deadline, since = State(home.endpoint), time.monotonic() + timeout, float("inf")
     while not _all_looked(home, state, since):
-        if since == float("inf") and _get(f"{endpoint(home).url}/readyz")[0] == 200:
+        if since == float("inf") and _answers(home, "/readyz"):
             since = time.time()
         if time.monotonic() > deadline:
             raise EndpointError(f"the endpoint is not ready after {timeout:g} s: {status(home)}")
@@ -168,10 +207,9 @@ def status(home: Home) -> dict[str, Any]:
     revision, weights = state.traffic()
     rollout = state.rollout()
     up, now = is_up(home), time.time()
-    ready, _ = _get(f"{endpoint(home).url}/readyz") if up else (0, b"")
     return {
         "up": up,
-        "ready": ready == 200,
+        "ready": up and _answers(home, "/readyz"),
         "url": endpoint(home).url,
         "supervisor": read_pid(home.endpoint / "supervisor.pid"),
         "revision": revision,
@@ -209,11 +247,11 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _get(url: str) -> tuple[int, bytes]:
+def _answers(home: Home, path: str) -> bool:
+    """Whether the gateway answers 200."""
+    place = endpoint(home)
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return int(reply.status), reply.read()
-    except urllib.error.HTTPError as error:
-        return error.code, b""
-    except (urllib.error.URLError, OSError):
-        return 0, b""
+        with urllib.request.urlopen(place.url + path, timeout=5, context=place.trust) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False

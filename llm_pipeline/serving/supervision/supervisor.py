@@ -45,6 +45,7 @@ class Supervisor:
         known = settings(folder)
         self.socket = listen(port or known.get("port") or PREFERRED_PORT)
         self.port = int(self.socket.getsockname()[1])
+        self._tls = [f"--{name.replace('_', '-')}={known[name]}" for name in ("certificate", "private_key") if name in known]
         self.gateways = [self._gateway(n) for n in range(gateways or known.get("gateways") or 1)]
         self.admin_port, self.admin = self._admin(known.get("admin_port"))
         self.fleet = Fleet(folder / "logs")
@@ -154,9 +155,9 @@ class Supervisor:
             self._names = names
 
     def _gateway(self, number: int) -> Child:
-        command = [sys.executable, "-m", "llm_pipeline.serving.gateway.app", "--folder", str(self.folder)]
         descriptor = self.socket.fileno()
-        return Child([*command, "--fd", str(descriptor), *_parent()], self.folder / "logs" / f"gateway-{number}.log", (descriptor,))
+        command = [sys.executable, "-m", "llm_pipeline.serving.gateway.app", "--folder", str(self.folder), "--fd", str(descriptor)]
+        return Child([*command, *self._tls, *_parent()], self.folder / "logs" / f"gateway-{number}.log", (descriptor,))
 
     def _admin(self, known: int | None) -> tuple[int | None, Child | None]:
         """The admin API on a port of its own, where that part is installed."""
@@ -164,7 +165,7 @@ class Supervisor:
         if importlib.util.find_spec(module) is None:
             return None, None
         port = free_port(known)
-        command = [sys.executable, "-m", module, "--folder", str(self.folder), "--port", str(port), *_parent()]
+        command = [sys.executable, "-m", module, "--folder", str(self.folder), "--port", str(port), *self._tls, *_parent()]
         return port, Child(command, self.folder / "logs" / "admin.log")
 
     def _publish(self) -> None:
@@ -175,9 +176,10 @@ class Supervisor:
         for name, scopes in LOCAL_KEYS.items():
             if key_hash(keys[name]) not in valid:
                 keys[name] = self.state.keys.add(name, scopes)
-        known |= {"url": f"http://127.0.0.1:{self.port}", "port": self.port, "pid": os.getpid(), "gateways": len(self.gateways)}
+        here = f"http{'s' if self._tls else ''}://127.0.0.1"
+        known |= {"url": f"{here}:{self.port}", "port": self.port, "pid": os.getpid(), "gateways": len(self.gateways)}
         if self.admin_port:
-            known |= {"admin_port": self.admin_port, "admin_url": f"http://127.0.0.1:{self.admin_port}"}
+            known |= {"admin_port": self.admin_port, "admin_url": f"{here}:{self.admin_port}"}
         known |= {"keys": keys, "key": keys["local"], "simulate_key": keys["simulator"]}
         write_atomically(path, json.dumps(known, indent=1))
         path.chmod(0o600)

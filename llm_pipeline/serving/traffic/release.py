@@ -15,7 +15,10 @@ from llm_pipeline.errors import ContractError, MissingError
 from llm_pipeline.paths import DATA
 from llm_pipeline.prompts import Prompt, load_prompt
 from llm_pipeline.records import Release
-from llm_pipeline.serving.guardrails import Policy, build_policy, load_policy
+from llm_pipeline.serving.cache.answers import cache_settings
+from llm_pipeline.serving.engine.command import parse_settings
+from llm_pipeline.serving.gateway.upstream_plan import plan_of
+from llm_pipeline.serving.guardrails import Guards, Policy, build_policy, load_policy
 from llm_pipeline.serving.supervision import client
 from llm_pipeline.serving.traffic.canary import RolloutConfig
 from llm_pipeline.serving.traffic.replay import Replay, replayable
@@ -36,6 +39,7 @@ def make_release(
     pointer = next((name for name in ("live", "latest") if indexes.has("vector_index", name)), None)
     index = indexes.named("vector_index", pointer) if pointer else None
     wording, rules = load_prompt(prompt), load_policy(policy)
+    check(engine, rules, "release")
     settings = {**engine, "retrieval": retrieval and index is not None, "passages": passages}
     release = Release(candidate.id, wording.id, index.id if index else None, rules.id, settings)
 
@@ -45,6 +49,14 @@ def make_release(
         return {"release": release.id}
 
     return home.artifacts.build("release", asdict(release), make)
+
+
+def check(engine: Mapping[str, Any], policy: Policy, where: str) -> None:
+    """Refuse settings with which a gateway could not answer as they say; a gateway that meets them could only log it (`ConfigError`)."""
+    parse_settings(engine)
+    plan_of(engine, where)
+    cache_settings(engine, where)
+    Guards(policy)
 
 
 def _refuse_unless_promoted(home: Home, candidate: Artifact) -> None:
@@ -67,6 +79,7 @@ def resolve(home: Home, artifact: Artifact) -> tuple[Release, Spec]:
     release = Release(**{name: content[name] for name in ("model", "prompt", "index", "policy", "engine")})
     index = Artifacts(home.indexes).get("vector_index", release.index).path if release.index else None
     prompt, policy = build(Prompt, content["prompt_content"], f"release {artifact.id}"), build_policy(content["policy_content"])
+    check(release.engine, policy, f"release {artifact.id}")
     model = home.artifacts.get("candidate_model", release.model).file("model")
     return release, spec_of(model, prompt, policy, index, retrieval=release.engine["retrieval"], passages=release.engine["passages"])
 

@@ -50,7 +50,8 @@ class Replay:
 
     async def _run(self) -> None:
         bodies = enumerate(itertools.cycle(self._bodies))
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+        connector = aiohttp.TCPConnector(ssl=self._endpoint.trust or True)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), connector=connector) as http:
             await asyncio.gather(*(self._client(http, bodies) for _ in range(self._clients)))
 
     async def _client(self, http: aiohttp.ClientSession, bodies: Any) -> None:
