@@ -76,6 +76,7 @@ def rollout(
     strategy: Annotated[str, typer.Option(help="auto, all_at_once, blue_green, rolling, canary, shadow or ab.")] = "auto",
     share: Annotated[float, typer.Option(help="ab: the new release's share of the users.")] = 0.5,
     requests: Annotated[int, typer.Option(help="Requests to judge in each step of a canary.")] = 200,
+    rise: Annotated[float, typer.Option(help="canary: how much larger the share of bad requests may be (0.03: three points).")] = 0.03,
     shadow_requests: Annotated[int, typer.Option(help="canary: mirrored requests to judge first.")] = 0,
     seconds: Annotated[float, typer.Option(help="Most seconds for all of it.")] = 900.0,
     home: HomeOption = None,
@@ -89,9 +90,10 @@ def rollout(
     from llm_pipeline.serving.traffic.canary import RolloutConfig
     from llm_pipeline.serving.traffic.release import roll_out
 
-    given = {"strategy": strategy, "share": share, "step_requests": requests, "shadow_requests": shadow_requests, "max_seconds": seconds}
+    given = {"strategy": strategy, "share": share, "step_requests": requests, "allowed_rise": rise, "shadow_requests": shadow_requests}
+    config = build(RolloutConfig, given | {"max_seconds": seconds}, "options")
     place = open_home(home)
-    record = roll_out(place, place.artifacts.named("release"), build(RolloutConfig, given, "options")).json("rollout.json")
+    record = roll_out(place, place.artifacts.named("release"), config).json("rollout.json")
     show({"rollout": record["id"], "release": record["release"], "status": record["status"], "evidence": record["evidence"]}, as_json)
     raise typer.Exit(0 if record["status"] in ("promoted", {"shadow": "held", "ab": "running"}.get(strategy)) else 1)
 

@@ -83,8 +83,8 @@ def simulate(seed: int, share: float, bad_of: Callable[[int, bool, random.Random
         for metric in ("feedback", "judge"):
             if bad[metric]:
                 monitor.add_opinion(metric, {"interaction_id": str(number), "rating": -1.0, "score": 0.0})  # type: ignore[arg-type]
-        for metric, test in monitor.tests.items():
-            if caught[metric] == NEVER and test.value >= monitor.config.limit:
+        for metric, test in monitor.exact.items():
+            if caught[metric] == NEVER and test.ended:
                 caught[metric] = number
     return caught
 
@@ -187,7 +187,7 @@ def whole_rollout() -> Table:
                 answered += canary
                 bad = dict.fromkeys(METRICS, False) | {"error": r.random() < (canary_bad if canary else 0.01)}
                 monitor.add(row(number, canary, bad), config.steps[step])
-                verdict, _ = monitor.verdict()
+                verdict, _ = monitor.verdict(last=step + 1 == len(config.steps))
                 if verdict == "advance" and step + 1 < len(config.steps):
                     step += 1
                     monitor.next_step()

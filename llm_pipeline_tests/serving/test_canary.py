@@ -1,11 +1,14 @@
 """The canary's test, by simulation: how often it is wrong when nothing changed, and how fast it sees what did."""
 
+import math
 import random
 from datetime import datetime, timedelta
+from itertools import product
 
 import pytest
 
-from llm_pipeline.serving.traffic.canary import EProcess, Monitor, RolloutConfig, bad_events, slow_threshold
+from llm_pipeline.serving.traffic.canary import Monitor, RolloutConfig, bad_events, slow_threshold
+from llm_pipeline.serving.traffic.evidence import EProcess, ExactTest, upper_bound
 
 
 def row(release: str, *, bad: bool = False, first: float = 0.01, answer: str = "x", at: float = 0.0) -> dict[str, object]:
@@ -60,6 +63,42 @@ def test_the_e_value_is_a_fair_bet_under_the_null() -> None:
             test.add(canary=r.random() < share, share=share)
         total += test.value
     assert total / 3000 == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_exact_tests_chance_of_a_false_alarm_is_what_it_says() -> None:
+    """Every way on which 12 bad events can fall, with its chance: those on which it ends have nearly what may be spent, and no more."""
+    shares, alarm = [0.1] * 4 + [0.5] * 8, 0.0
+    for way in product((False, True), repeat=12):
+        test = ExactTest(0.2)
+        for canary, share in zip(way, shares, strict=True):
+            test.add(canary=canary, share=share)
+        if test.ended:
+            alarm += math.prod(share if canary else 1 - share for canary, share in zip(way, shares, strict=True))
+    assert 0.2 * 12 / 22 * 0.8 < alarm <= 0.2 * 12 / 22
+
+
+def test_a_tenth_of_the_answers_failing_instead_of_a_hundredth_is_mostly_seen_within_600_requests() -> None:
+    runs = [run(seed, share=0.1, stable_bad=0.01, canary_bad=0.1, n=600)[0] for seed in range(200)]
+    assert runs.count("rollback") >= 135
+
+
+def test_the_bound_is_wilsons() -> None:
+    assert upper_bound(0, 0) == 1.0
+    assert upper_bound(0, 100) == pytest.approx(1.645**2 / (100 + 1.645**2))
+    assert upper_bound(50, 100) == pytest.approx(0.5811, abs=1e-3)
+    assert upper_bound(100, 100) == 1.0
+
+
+def test_everybody_gets_only_what_is_shown_to_be_good_enough() -> None:
+    monitor = Monitor("new", "old", RolloutConfig(step_requests=20, least_canary=2))
+    for i in range(100):
+        monitor.add(row("new" if i % 2 else "old"), 0.5)
+    assert monitor.verdict()[0] == "advance"
+    verdict, reason = monitor.verdict(last=True)
+    assert (verdict, reason) == ("wait", "error: up to 5.1% of the new release's requests may be bad, allowed are 3.0%")
+    for i in range(100):
+        monitor.add(row("new" if i % 2 else "old"), 0.5)
+    assert monitor.verdict(last=True)[0] == "advance"
 
 
 def test_verdicts_in_order() -> None:
@@ -154,7 +193,7 @@ def test_users_who_dislike_a_release_take_it_back() -> None:
         if r.random() < (0.3 if release == "new" else 0.02):
             monitor.add_opinion("feedback", said(str(i), rating=-1.0))
     assert monitor.verdict()[0] == "rollback"
-    assert monitor.verdict()[1].startswith("feedback: e-value")
+    assert monitor.verdict()[1].startswith("feedback: ")
     assert monitor.opposite["feedback"].value < 1
 
 

@@ -90,7 +90,7 @@ def test_all_at_once_waits_for_the_engine_and_for_every_gateway(endpoint: Endpoi
 
 def test_a_canary_goes_step_by_step_and_keeps_the_old_engine_warm(endpoint: Endpoint) -> None:
     old, new = endpoint.deployed(), endpoint.release("new")
-    endpoint.begin(new, step_requests=20, least_canary=2)
+    endpoint.begin(new, step_requests=20, least_canary=2, allowed_rise=1.0)
     endpoint.ready(old, new)
     assert endpoint.tick().status == "canary"
     for share in (0.1, 0.5):
@@ -101,6 +101,24 @@ def test_a_canary_goes_step_by_step_and_keeps_the_old_engine_warm(endpoint: Endp
         endpoint.tick()
     assert endpoint.tick().status == "promoted"
     assert wanted_replicas(endpoint.state) == {new: 1, old: 1}
+
+
+def test_a_canary_of_which_too_little_is_known_is_held(endpoint: Endpoint) -> None:
+    """Its one bad answer of twenty may be one of twenty for everybody, which is more than the rise that was allowed."""
+    old, new = endpoint.deployed(), endpoint.release("new")
+    endpoint.begin(new, steps=[0.5], step_requests=20, most_requests=60)
+    endpoint.ready(old, new)
+    endpoint.tick()
+    endpoint.log(new, 19)
+    endpoint.log(new, 1, finish_reason="error")
+    endpoint.log(old, 20)
+    found = endpoint.tick()
+    assert (found.status, found.evidence["reason"].split(":")[0]) == ("canary", "error")
+    endpoint.log(old, 20)
+    endpoint.tick(2)
+    found = endpoint.tick()
+    assert (found.status, endpoint.weights) == ("held", {old: 1.0})
+    assert found.evidence["reason"].startswith("undecided after 60 requests: error: up to")
 
 
 def test_a_bad_canary_loses_its_traffic_and_ends_when_the_gateways_know(endpoint: Endpoint) -> None:

@@ -42,7 +42,7 @@ class Endpoint:
         return replace(release, prompt=name, engine=release.engine | engine), replace(spec, prompt=prompt)
 
     def roll_out(self, release: Any, spec: Any, strategy: str, **config: Any) -> Rollout:
-        settings = RolloutConfig(strategy=strategy, step_requests=20, least_canary=2, max_seconds=300, **config)  # type: ignore[arg-type]
+        settings = RolloutConfig(strategy=strategy, step_requests=20, least_canary=2, allowed_rise=1.0, max_seconds=300, **config)  # type: ignore[arg-type]
         return client.wait(self.home, client.deploy(self.home, release, spec, settings), 300)
 
     def pids(self) -> set[int]:

@@ -107,6 +107,7 @@ class RolloutSettings(Strict):
     alpha: Share = DEFAULTS.alpha
     consecutive_failures: Count = DEFAULTS.consecutive_failures
     judge_floor: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = DEFAULTS.judge_floor
+    allowed_rise: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = DEFAULTS.allowed_rise
     parity: bool = DEFAULTS.parity
 
 

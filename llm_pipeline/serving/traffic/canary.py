@@ -1,46 +1,25 @@
-"""One anytime-valid test for every canary metric: may be looked at after each request without raising false alarms.
-
-A metric is turned into bad events. When the releases are equally good, a bad event falls on the canary with its share `w` of
-the requests; when the canary's odds of one are theta times as high, with w*theta / (1 - w + w*theta). The likelihood ratio, averaged over
-theta, is an e-process: under the null it exceeds 1/alpha with probability at most alpha, ever (Ville's inequality; Ramdas et al. 2023,
-"Game-theoretic statistics and safe anytime-valid inference"; Lindon et al., KDD 2022).
-"""
+"""One verdict for every canary metric, looked at after each request: each is turned into bad events, which `evidence` weighs."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from llm_pipeline.errors import ConfigError
+from llm_pipeline.serving.traffic.evidence import EProcess, ExactTest, upper_bound
 
 INCIDENT_SECONDS = 1.0
 """Slow answers closer together than this have one cause, such as a busy machine, so the first of them stands for all."""
-THETAS = tuple(1.25 * (30 / 1.25) ** (i / 24) for i in range(25))
 METRICS = ("error", "slow", "guardrail", "empty", "feedback", "judge")
 REMEMBERED = 20_000
 """Interactions to which feedback and judgements, which come later, are still joined."""
 CALM = 5.0
 """A rollout goes on only while no metric's e-value is above this; one bad event alone does not reach it."""
 Verdict = Literal["wait", "advance", "rollback", "hold"]
-
-
-@dataclass
-class EProcess:
-    """The evidence that the canary has more than its share of one kind of bad event."""
-
-    logs: list[float] = field(default_factory=lambda: [0.0] * len(THETAS))
-    value: float = 1.0
-
-    def add(self, *, canary: bool, share: float) -> None:
-        """Count one bad event; `share` is the canary's share of the requests, known before the event."""
-        for i, theta in enumerate(THETAS):
-            self.logs[i] += (math.log(theta) if canary else 0.0) - math.log(1 - share + share * theta)
-        top = max(self.logs)
-        self.value = math.exp(min(top, 600.0)) * sum(math.exp(log - top) for log in self.logs) / len(self.logs)
 
 
 class Share:
@@ -89,17 +68,17 @@ class RolloutConfig:
     """Failures of the new release in a row that end the rollout at once."""
     judge_floor: float = 0.5
     """A judge's score below this is a bad event."""
+    allowed_rise: float = 0.03
+    """canary: the new release gets everybody once the share of its requests with a bad event is shown (95%, for each metric) to be less
+    than twice the old one's, or at most this much above it; 1 asks for nothing."""
     parity: bool = True
     """blue_green: first compare the engine's answers to those of the model as it was trained."""
 
     def __post_init__(self) -> None:
         if not self.steps or any(not 0 < share < 1 for share in (*self.steps, self.share)):
             raise ConfigError(f"rollout: received steps {self.steps} and share {self.share}, expected shares between 0 and 1")
-
-    @property
-    def limit(self) -> float:
-        """The e-value at which a metric rolls back."""
-        return 1 / self.alpha
+        if not (0 < self.alpha < 1 and 0 <= self.allowed_rise <= 1):
+            raise ConfigError(f"rollout: received alpha {self.alpha} and allowed_rise {self.allowed_rise}, expected 0 to 1")
 
 
 def bad_events(row: Mapping[str, Any], slow_seconds: float | None) -> dict[str, bool]:
@@ -121,8 +100,10 @@ class Monitor:
         self, canary: str, stable: str, config: RolloutConfig, slow_seconds: float | None = None, *, mirrored: bool = False
     ) -> None:
         self.canary, self.stable, self.config, self.slow_seconds, self.mirrored = canary, stable, config, slow_seconds, mirrored
+        self.exact = {metric: ExactTest(config.alpha) for metric in METRICS}
+        """What takes the canary back."""
         self.tests = {metric: EProcess() for metric in METRICS}
-        """Evidence that the canary is worse."""
+        """Evidence that the canary is worse, for whoever looks."""
         self.opposite = {metric: EProcess() for metric in METRICS}
         """Evidence that the stable release is worse."""
         self.bad = {metric: {"canary": 0, "stable": 0} for metric in METRICS}
@@ -173,6 +154,7 @@ class Monitor:
         self._count(metric, *self._answered[identity])
 
     def _count(self, metric: str, canary: bool, share: float) -> None:
+        self.exact[metric].add(canary=canary, share=share)
         self.tests[metric].add(canary=canary, share=share)
         self.opposite[metric].add(canary=not canary, share=1 - share)
         self.bad[metric]["canary" if canary else "stable"] += 1
@@ -197,22 +179,36 @@ class Monitor:
         self._incident = at
         return True
 
-    def verdict(self, needed: int | None = None) -> tuple[Verdict, str]:
-        """What the evidence says now, and why; `needed` requests end a step, instead of the rollout's own number."""
+    def verdict(self, needed: int | None = None, *, last: bool = False) -> tuple[Verdict, str]:
+        """What the evidence says now, and why.
+
+        `needed` requests end a step, instead of the rollout's own number; after the `last` one, the release gets everybody.
+        """
         config, step = self.config, self.step_counts["canary"] + self.step_counts["stable"]
         worst = max(self.tests, key=lambda metric: self.tests[metric].value)
         evidence = self.tests[worst].value
         if self._failures_in_a_row >= config.consecutive_failures:
             return "rollback", f"{self._failures_in_a_row} failures in a row"
-        if evidence >= config.limit:
-            return "rollback", f"{worst}: e-value {evidence:.1f} >= {config.limit:.0f}"
+        if ended := next((metric for metric, test in self.exact.items() if test.ended), None):
+            bad, against = self.bad[ended], self.tests[ended].value
+            return "rollback", f"{ended}: {bad['canary']} of {sum(bad.values())} bad events are the new release's (e-value {against:.1f})"
         needed = config.step_requests if needed is None else needed
         enough = step >= needed and self.step_counts["canary"] >= config.least_canary
-        if enough and evidence < CALM:
+        unproven = self._unproven() if last else None
+        if enough and evidence < CALM and not unproven:
             return "advance", f"{step} requests, largest e-value {evidence:.2f} ({worst})"
         if step >= max(config.most_requests, needed):
-            return "hold", f"undecided after {step} requests: {worst} has e-value {evidence:.1f}"
-        return "wait", f"{step} of {needed} requests, {self.step_counts['canary']} on the new release"
+            return "hold", f"undecided after {step} requests: {unproven or f'{worst} has e-value {evidence:.1f}'}"
+        return "wait", unproven if enough and unproven else f"{step} of {needed} requests, {self.step_counts['canary']} on the new release"
+
+    def _unproven(self) -> str | None:
+        """The first metric whose bad events may still be too many, in words."""
+        for metric, bad in self.bad.items():
+            stable = bad["stable"] / max(1, self.counts["stable"])
+            highest, allowed = upper_bound(bad["canary"], self.counts["canary"]), max(2 * stable, stable + self.config.allowed_rise)
+            if highest > allowed:
+                return f"{metric}: up to {highest:.1%} of the new release's requests may be bad, allowed are {allowed:.1%}"
+        return None
 
     def summary(self) -> dict[str, Any]:
         return {

@@ -133,7 +133,8 @@ class Controller:
         share = 0.5 if shadow else config.steps[rollout.step]
         watch = self._resume(rollout, config)
         new = watch.feed(share)
-        verdict, reason = watch.monitor.verdict(self._needed(config) if shadow else config.step_requests)
+        last = not shadow and rollout.step + 1 == len(config.steps)
+        verdict, reason = watch.monitor.verdict(self._needed(config) if shadow else config.step_requests, last=last)
         evidence = {**rollout.evidence, **watch.evidence(), "reason": reason}
         if verdict == "wait":
             if new:
