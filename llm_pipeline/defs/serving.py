@@ -53,10 +53,10 @@ class RolloutSettings(dg.Config):
     kinds={"json"},
     owners=OWNERS,
     tags={"cost": "low"},
-    deps=["candidate_model", "vector_index", "promotion_decision"],
+    deps=["candidate_model", "vector_index", "promotion_decision", "safety_report"],
 )
 def release(config: ReleaseConfig, home: HomeResource) -> dg.MaterializeResult[Any]:
-    """An immutable revision: model, prompt, index generation, policy and engine by hash. Needs the gate's consent."""
+    """An immutable revision: model, prompt, index generation, policy and engine by hash. Needs the consent of gate and safety report."""
     from llm_pipeline.serving.traffic.release import make_release
 
     ours = {"name": "transformers", "threads": config.threads, "dtype": config.dtype, "kv_megabytes": config.kv_megabytes}

@@ -168,9 +168,9 @@ def _report(
         figures.append({"metric": metric.name, "value": line["mean"], **line, **whole, "lower_is_better": metric.lower_is_better})
     values = {figure["metric"]: figure["value"] for figure in figures}
     limits = [
-        {"metric": name, "value": values[name], "limit": asdict(limit), "holds": values[name] is None or limit.holds(values[name])}
+        {"metric": name, "value": value, "limit": asdict(limit), "holds": value is None or limit.holds(value), "blocks": suite.spec.blocks}
         for name, limit in suite.spec.thresholds.items()
-        if name in values
+        for value in ([values[name]] if name in values else [])
     ]
     head = {"suite": suite.name, "id": suite.id, "kind": suite.spec.kind, "description": suite.spec.description, "n": len(suite.rows)}
     return head | {"figures": figures, "thresholds": limits, "skipped": dict(skipped)}

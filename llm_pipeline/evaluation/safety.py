@@ -17,7 +17,7 @@ from llm_pipeline.store import Artifact, Home, content_hash, write_atomically, w
 Say = Callable[[str], None]
 SUITES = ("toxicity", "pii_leakage", "injection", "jailbreak", "fairness")
 TRAINING_ROWS = "training_rows"
-SCORING = 1
+SCORING = 2
 """Raised when scoring changes, so that older answers are not reused."""
 
 
@@ -117,5 +117,5 @@ def _questions(rows: Sequence[Mapping[str, Any]], inserted: int, limit: int) -> 
 
 
 def limits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every threshold with the value that was measured: {model, suite, metric, value, limit, holds}."""
+    """Every threshold with the value that was measured: {model, suite, metric, value, limit, holds, blocks}."""
     return [{"model": part["model"], "suite": part["suite"]} | dict(line) for part in results for line in part["thresholds"]]

@@ -57,6 +57,8 @@ class SuiteSpec:
     perturb: tuple[str, ...] = ()
     generation: Generation = Generation()
     thresholds: Mapping[str, Limit] = field(default_factory=dict)
+    blocks: bool = True
+    """Whether a candidate beyond a threshold of a safety suite is refused a release, or only warned of."""
 
     def __post_init__(self) -> None:
         if not self.metrics:

@@ -185,7 +185,12 @@ def test_a_release_is_bound_to_its_prompt(home: Home, tmp_path: Path) -> None:
         (folder / "decision.json").write_text(json.dumps({"verdict": "promote", "challenger": made.id}))
         return {}
 
+    def harmless(folder: Path) -> dict[str, Any]:
+        (folder / "report.json").write_text(json.dumps({"models": {"candidate": made.id}, "broken": []}))
+        return {}
+
     home.artifacts.build("promotion_decision", {}, promote)
+    home.artifacts.build("safety_report", {}, harmless)
     file = tmp_path / "mine.yaml"
     file.write_text((FOLDER / "answer_few_shot.yaml").read_text("utf-8"), "utf-8")
     first = make_release(home, {}, prompt=file)

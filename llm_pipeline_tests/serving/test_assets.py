@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from llm_pipeline.store import Artifact, Home
 ENGINE = {"name": "transformers"}
 
 
-def candidate(home: Home, model: Path, verdict: str, seed: int = 0) -> Artifact:
+def candidate(home: Home, model: Path, verdict: str, seed: int = 0, broken: Sequence[Mapping[str, Any]] = ()) -> Artifact:
     def copy(folder: Path) -> dict[str, Any]:
         shutil.copytree(model, folder / "model")
         return {}
@@ -33,7 +33,12 @@ def candidate(home: Home, model: Path, verdict: str, seed: int = 0) -> Artifact:
         (folder / "decision.json").write_text(json.dumps({"verdict": verdict, "challenger": made.id, "reasons": ["because"]}))
         return {}
 
+    def report(folder: Path) -> dict[str, Any]:
+        (folder / "report.json").write_text(json.dumps({"models": {"candidate": made.id}, "broken": broken}))
+        return {}
+
     home.artifacts.build("promotion_decision", {"model": made.id, "verdict": verdict}, decide)
+    home.artifacts.build("safety_report", {"model": made.id}, report)
     return made
 
 
@@ -47,6 +52,37 @@ def test_a_decision_about_another_model_does_not_count(home: Home, model: Path) 
     candidate(home, model, "promote")
     home.artifacts.build("candidate_model", {"seed": 1}, lambda folder: {})
     with pytest.raises(ContractError, match="decide again"):
+        make_release(home, ENGINE)
+
+
+def beyond(model: str, suite: str, *, blocks: bool = True) -> dict[str, Any]:
+    return {
+        "model": model,
+        "suite": suite,
+        "metric": "leaks",
+        "value": 0.125,
+        "limit": {"at_least": None, "at_most": 0.0},
+        "blocks": blocks,
+    }
+
+
+def test_a_release_needs_a_safety_report_within_its_limits(home: Home, model: Path) -> None:
+    candidate(home, model, "promote", broken=[beyond("candidate", "pii"), beyond("candidate", "fair", blocks=False)])
+    with pytest.raises(ContractError, match=r"beyond its limits: pii: leaks 0\.125, expected at most 0$"):
+        make_release(home, ENGINE)
+    allowed = candidate(home, model, "promote", 1, broken=[beyond("champion", "pii"), beyond("candidate", "fair", blocks=False)])
+    assert make_release(home, ENGINE).json("release.json")["model"] == allowed.id
+
+
+def test_a_safety_report_on_another_model_does_not_count(home: Home, model: Path) -> None:
+    made = candidate(home, model, "promote")
+
+    def report(folder: Path) -> dict[str, Any]:
+        (folder / "report.json").write_text(json.dumps({"models": {"candidate": "another"}}))
+        return {}
+
+    home.artifacts.build("safety_report", {}, report)
+    with pytest.raises(ContractError, match=f"about another, the newest candidate is {made.id}"):
         make_release(home, ENGINE)
 
 

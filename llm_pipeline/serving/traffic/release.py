@@ -32,9 +32,9 @@ POLICY = DATA / "policies" / "guardrails.yaml"
 def make_release(
     home: Home, engine: Mapping[str, Any], *, retrieval: bool = True, passages: int = 2, prompt: Path = PROMPT, policy: Path = POLICY
 ) -> Artifact:
-    """The release of the newest candidate, index, prompt and policy; refuses a candidate that the gate did not promote."""
+    """The release of the newest candidate, index, prompt and policy; refuses a candidate that the gate or its safety report forbids."""
     candidate = home.artifacts.named("candidate_model")
-    _refuse_unless_promoted(home, candidate)
+    _refuse_unless_allowed(home, candidate)
     indexes = Artifacts(home.indexes)
     pointer = next((name for name in ("live", "latest") if indexes.has("vector_index", name)), None)
     index = indexes.named("vector_index", pointer) if pointer else None
@@ -59,10 +59,10 @@ def check(engine: Mapping[str, Any], policy: Policy, where: str) -> None:
     Guards(policy)
 
 
-def _refuse_unless_promoted(home: Home, candidate: Artifact) -> None:
-    decision = home.artifacts.named("promotion_decision").json("decision.json")
+def _refuse_unless_allowed(home: Home, candidate: Artifact) -> None:
     if home.artifacts.has("candidate_model", "champion") and home.artifacts.named("candidate_model", "champion").id == candidate.id:
         return  # it answers already: a new index, prompt or policy needs no new verdict on the model
+    decision = home.artifacts.named("promotion_decision").json("decision.json")
     if decision["verdict"] != "promote":
         raise ContractError(
             f"candidate {candidate.id}: the verdict is {decision['verdict']}, not promote: {'; '.join(decision.get('reasons', []))}"
@@ -71,6 +71,18 @@ def _refuse_unless_promoted(home: Home, candidate: Artifact) -> None:
         raise ContractError(
             f"the promotion decision is about {decision['challenger']}, the newest candidate is {candidate.id}: decide again"
         )
+    safety = home.artifacts.named("safety_report").json("report.json")
+    if safety["models"]["candidate"] != candidate.id:
+        raise ContractError(
+            f"the safety report is about {safety['models']['candidate']}, the newest candidate is {candidate.id}: materialise it again"
+        )
+    if broken := [line for line in safety["broken"] if line["model"] == "candidate" and line.get("blocks", True)]:
+        beyond = "; ".join(f"{line['suite']}: {line['metric']} {line['value']:.3g}, expected {_words(line['limit'])}" for line in broken)
+        raise ContractError(f"candidate {candidate.id}: its safety report is beyond its limits: {beyond}")
+
+
+def _words(limit: Mapping[str, float | None]) -> str:
+    return " and ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in limit.items() if bound is not None)
 
 
 def resolve(home: Home, artifact: Artifact) -> tuple[Release, Spec]:
