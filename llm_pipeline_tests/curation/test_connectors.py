@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from llm_pipeline.curation.connectors import objects, retry, sql
+from llm_pipeline.curation.connectors import retry, sql
 from llm_pipeline.curation.connectors.landing import DayFiles, Landing
 from llm_pipeline.curation.connectors.retry import retrying
 from llm_pipeline.curation.normalise import normalise
@@ -33,93 +32,6 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def _texts(source: Source, home: Home, day: str = DAY) -> list[str]:
     documents, _ = normalise(read_source(source, home, day), day)
     return sorted(documents["text"].to_pylist())
-
-
-# object stores
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of an S3 server in this process."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3: str, request: pytest.FixtureRequest) -> Any:
-    import s3fs
-
-    files = s3fs.S3FileSystem(endpoint_url=s3, key="k", secret="s", skip_instance_cache=True)
-    name = f"b{abs(hash(request.node.name))}"
-    files.mkdir(name)
-    return files, name
-
-
-def _s3_source(endpoint: str, uri: str) -> Source:
-    options = {"endpoint_url": endpoint, "key": "${TEST_S3_KEY}", "secret": "s"}
-    return Source("remote", "files", uri=uri, options=options, **RIGHTS)
-
-
-def test_of_a_bucket_only_what_changed_is_fetched(s3: str, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, name = bucket
-    monkeypatch.setenv("TEST_S3_KEY", "k")
-    source, home = _s3_source(s3, f"s3://{name}/corpus"), Home(tmp_path)
-    files.pipe(f"{name}/corpus/a.txt", b"The first text.")
-    files.pipe(f"{name}/corpus/deep/b.jsonl", b'{"text": "A row of text."}\n')
-    files.pipe(f"{name}/corpus/../up.txt", b"An odd name.")
-    assert _texts(source, home) == ["A row of text.", "An odd name.", "The first text."]
-    assert not (tmp_path / "landing" / "up.txt").exists()
-
-    fetched: list[str] = []
-    fetch = objects._fetched
-    monkeypatch.setattr(objects, "_fetched", lambda fs, full, landing: fetched.append(full) or fetch(fs, full, landing))
-    before = read_source(source, home, DAY)
-    assert fetched == []
-    files.pipe(f"{name}/corpus/a.txt", b"The first text, changed.")
-    files.pipe(f"{name}/corpus/c.txt", b"A new text.")
-    files.rm(f"{name}/corpus/deep/b.jsonl")
-    assert _texts(source, home) == ["A new text.", "An odd name.", "The first text, changed."]
-    assert [full.rsplit("/", 1)[-1] for full in fetched] == ["a.txt", "c.txt"]
-    assert before["retrieved_at"].null_count == 0
-
-
-def test_out_of_reach_what_was_fetched_is_read_again(s3: str, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, name = bucket
-    monkeypatch.setenv("TEST_S3_KEY", "k")
-    files.pipe(f"{name}/a.txt", b"The first text.")
-    source, home = _s3_source(s3, f"s3://{name}/a.txt"), Home(tmp_path)
-    first = read_source(source, home, DAY)
-    assert first["content"].to_pylist() == [b"The first text."]
-
-    def away(*_: object) -> None:
-        raise ConnectionError("away")
-
-    monkeypatch.setattr(objects, "_listed", away)
-    assert table_hash(read_source(source, home, DAY)) == table_hash(first)
-    with pytest.raises(InputError, match="cannot be reached: ConnectionError: away"):
-        read_source(source, Home(tmp_path / "other"), DAY)
-
-
-def test_a_missing_bucket_variable_or_package_is_named(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_S3_KEY", "k")
-    with pytest.raises(InputError, match="nowhere"):
-        read_source(_s3_source(s3, "s3://nowhere/x"), Home(tmp_path), DAY)
-    monkeypatch.delenv("TEST_S3_KEY")
-    with pytest.raises(ConfigError, match="TEST_S3_KEY is not set"):
-        read_source(_s3_source(s3, "s3://nowhere/x"), Home(tmp_path), DAY)
-    with pytest.raises(ConfigError, match=r"llm_pipeline\[gcs\]"):
-        read_source(Source("remote", "files", uri="gs://bucket/x", **RIGHTS), Home(tmp_path), DAY)
-
-
-def test_names_cannot_leave_the_folder() -> None:
-    assert objects._safe("../../a") == "%2E%2E/%2E%2E/a"
-    assert objects._safe("a//b/./c") == "a/%20/b/%2E/c"
 
 
 # databases

@@ -5,21 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from llm_pipeline.curation.connectors import retry, web
+from llm_pipeline.curation.connectors import http, retry, web
 from llm_pipeline.curation.connectors.http import Client, Refused, is_public
 from llm_pipeline.curation.normalise import normalise
 from llm_pipeline.curation.readers import read_source
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import Home, table_hash
+from llm_pipeline_tests.certificates import self_signed
 
 DAY, NEXT = "2026-01-01", "2026-01-02"
 
@@ -59,16 +62,29 @@ class _Site(BaseHTTPRequestHandler):
         pass
 
 
+Site = tuple[str, dict[str, Any], list[tuple[str, int]]]
+"""(address, its pages, what was asked for)."""
+
+
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, Any], list[tuple[str, int]]]]:
-    """(address, its pages, what was asked for)."""
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with _serving(monkeypatch) as (port, pages, asked):
+        yield f"http://127.0.0.1:{port}", pages, asked
+
+
+@contextmanager
+def _serving(
+    monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[int, dict[str, Any], list[tuple[str, int]]]]:
     monkeypatch.setattr(retry, "pause", lambda _: None)
     monkeypatch.setattr(_Site, "pages", {})
     monkeypatch.setattr(_Site, "asked", [])
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Site)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", _Site.pages, _Site.asked
+    yield server.server_port, _Site.pages, _Site.asked
     server.shutdown()
     server.server_close()
     thread.join()
@@ -173,6 +189,23 @@ def test_private_addresses_are_refused_also_behind_redirects_and_names(site: Any
         client.get("file:///etc/passwd")
 
 
+def test_https_is_crawled_where_the_certificate_is_trusted_and_names_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, private_key = self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, private_key)
+    with _serving(monkeypatch, tls) as (port, pages, _):
+        pages["/"], pages["/a"] = _page("Start", "/a"), _page("Page a")
+        http._trust.cache_clear()
+        with pytest.raises(InputError, match="CERTIFICATE_VERIFY_FAILED"):
+            read_source(_source(f"https://localhost:{port}/"), Home(tmp_path / "unknown"), DAY)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        http._trust.cache_clear()
+        assert _found(_source(f"https://localhost:{port}/"), Home(tmp_path / "known")) == ["Page a", "Start"]
+        with pytest.raises(InputError, match="doesn't match 'localhost'"):
+            read_source(_source(f"https://127.0.0.1:{port}/"), Home(tmp_path / "other"), DAY)
+    http._trust.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -231,7 +264,7 @@ def test_a_host_is_not_asked_faster_than_allowed(site: Any, tmp_path: Path, monk
 def test_when_robots_txt_is_out_of_reach_nothing_is_fetched(site: Any, tmp_path: Path) -> None:
     address, pages, asked = site
     pages["/robots.txt"], pages["/"] = (503, {}, b""), _page("Start")
-    with pytest.raises(InputError, match=r"robots: robots\.txt does not allow it"):
+    with pytest.raises(InputError, match=r"robots: robots\.txt is out of reach, so nothing is fetched: http_503"):
         read_source(_source(f"{address}/"), Home(tmp_path), DAY)
     assert ("/", 200) not in asked
 

@@ -26,7 +26,7 @@ from llm_pipeline.serving.supervision.processes import free_port, start
 from llm_pipeline.serving.traffic.canary import RolloutConfig
 from llm_pipeline.serving.traffic.state import Engine, Spec, State
 from llm_pipeline.store import Home
-from llm_pipeline_tests.serving.test_connection import self_signed
+from llm_pipeline_tests.certificates import self_signed
 
 SPEC = Spec("/model", {"grounded": "{passages}{question}"}, {})
 
@@ -210,11 +210,11 @@ def test_one_file_of_two_is_no_tls(tmp_path: Path) -> None:
 
 def test_the_process_speaks_tls_and_logs_no_secret(tmp_path: Path) -> None:
     folder, log, port = tmp_path / "endpoint", tmp_path / "admin.log", free_port()
-    state, tls = State(folder), self_signed(tmp_path)
+    state, (certificate, private_key) = State(folder), self_signed(tmp_path)
     secret = state.keys.add("ops", ["admin"])
-    files = ["--certificate", str(tls.certificate), "--private-key", str(tls.private_key)]
+    files = ["--certificate", str(certificate), "--private-key", str(private_key)]
     process = start("llm_pipeline.serving.admin.app", ["--folder", str(folder), "--port", str(port), *files], log)
-    context = ssl.create_default_context(cafile=str(tls.certificate))
+    context = ssl.create_default_context(cafile=str(certificate))
 
     def ask(path: str, method: str = "GET", body: bytes | None = None, key: str = secret) -> int:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.gateway.asgi import Disconnected, Receive, Scope, Send, read_body, send_json
 from llm_pipeline.serving.gateway.connection import Tls, notice_dead_peers, server_options
 from llm_pipeline.serving.protection.limits import Protection
+from llm_pipeline_tests.certificates import self_signed
 
 PATIENT = Protection()
 HASTY = replace(PATIENT, header_seconds=0.3, body_seconds=0.3, send_seconds=0.3, max_header_bytes=2000, connections=2)
@@ -192,7 +192,7 @@ def test_nonsense_is_refused_in_json() -> None:
 
 
 def test_tls_and_its_headers(tmp_path: Path) -> None:
-    tls = self_signed(tmp_path)
+    tls = Tls(*self_signed(tmp_path))
     context = ssl.create_default_context(cafile=str(tls.certificate))
     with served(PATIENT, tls) as (port, _), connect(port) as plain, context.wrap_socket(plain, server_hostname="localhost") as client:
         client.sendall(request(body=b"abc"))
@@ -204,26 +204,6 @@ def test_tls_and_its_headers(tmp_path: Path) -> None:
         assert client.version() in ("TLSv1.2", "TLSv1.3")
     with pytest.raises(ConfigError, match="no file"):
         Tls(tmp_path / "none.pem", tls.private_key)
-
-
-def self_signed(folder: Path) -> Tls:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    tls = folder / "certificate.pem", folder / "key.pem"
-    tls[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    tls[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return Tls(*tls)
 
 
 def test_a_connection_serves_many_requests_and_ends_when_it_rests_too_long() -> None:

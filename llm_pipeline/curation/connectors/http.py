@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -104,16 +106,8 @@ class Client:
         timeout = urllib3.Timeout(connect=self.timeout, read=self.timeout)
         if parts.scheme == "http":
             return urllib3.HTTPConnectionPool(address, port, timeout=timeout), path, host
-        import certifi
-
         secure = urllib3.HTTPSConnectionPool(
-            address,
-            port,
-            timeout=timeout,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=certifi.where(),
-            server_hostname=name,
-            assert_hostname=name,
+            address, port, timeout=timeout, ssl_context=_trust(), server_hostname=name, assert_hostname=name
         )
         return secure, path, host
 
@@ -126,6 +120,16 @@ class Client:
         if not self.allow_private and (private := [address for address in addresses if not is_public(address)]):
             raise Refused(f"private_address: {name} is {private[0]}; `allow_private: true` allows it")
         return addresses[0]
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """The authorities that this machine trusts (`SSL_CERT_FILE` names others), and Mozilla's."""
+    import certifi
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
 
 
 def is_public(address: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 from collections import deque
@@ -167,7 +166,7 @@ class Crawl:
         self._next[host] = time.monotonic() + max(delay, self.options.pause)
 
     def _rules(self, url: str) -> Any:
-        """robots.txt of a host (RFC 9309): absent allows everything, out of reach allows nothing."""
+        """robots.txt of a host (RFC 9309): absent allows everything, out of reach is Refused."""
         from protego import Protego
 
         parts = urlsplit(url)
@@ -176,11 +175,13 @@ class Crawl:
             try:
                 answer = retrying(lambda: _without_failure(self.client.get(f"{origin}/robots.txt")), origin)
                 text = answer.body[:_MAX_ROBOTS].decode("utf-8", "replace") if answer.status == 200 else ""
+                self._robots[origin] = Protego.parse(text)
             except OSError as error:
-                logging.getLogger(__name__).warning("%s/robots.txt is out of reach, so nothing is fetched: %s", origin, error)
-                text = "User-agent: *\nDisallow: /"
-            self._robots[origin] = Protego.parse(text)
-        return self._robots[origin]
+                self._robots[origin] = Refused(f"robots: robots.txt is out of reach, so nothing is fetched: {error}")
+        rules = self._robots[origin]
+        if isinstance(rules, Refused):
+            raise rules
+        return rules
 
 
 def _without_failure(answer: Answer) -> Answer:
