@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_pipeline.errors import InputError, MissingError, near
+from llm_pipeline.errors import ContractError, InputError, MissingError, near
 
 if TYPE_CHECKING:  # tables cost 110 MB, which a process that reads none need not have
     import lance
@@ -128,6 +128,8 @@ class Artifacts:
         with _locked(self.root / kind / f".{identity}.lock"):
             reused = final.exists()
             if not reused:
+                for left in final.parent.glob(f".{identity}.*/"):  # by one that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{identity}."))
                 try:
                     info = make(staging)
@@ -147,6 +149,8 @@ class Artifacts:
         except FileNotFoundError:
             known = [p.parent.name for p in (self.root / kind).glob("*/manifest.json")]
             raise MissingError(f"no {kind} {identity!r} under {self.root}{near(identity, known)}") from None
+        except json.JSONDecodeError as error:
+            raise ContractError(f"{path / 'manifest.json'}: damaged, make this {kind} again: {error}") from error
         return Artifact(kind, identity, path, manifest["inputs"], manifest["info"], reused)
 
     def point(self, kind: str, name: str, identity: str) -> None:

@@ -79,12 +79,18 @@ class Corpus:
     def schema(self) -> pa.Schema:
         """Columns and types of all rows; of rows without declared types what fits every value, else its JSON as a string."""
         if self._schema is None:
-            self._schema = pq.read_schema(self.path) if self.path.suffix == ".parquet" else self._scan()
+            self._schema = self._declared() if self.path.suffix == ".parquet" else self._scan()
             if missing := [name for name in self.need if name not in self._schema.names]:
                 raise InputError(
                     f"{self.path}: no column {', '.join(missing)}; received {', '.join(self._schema.names) or 'no row at all'}"
                 )
         return self._schema
+
+    def _declared(self) -> pa.Schema:
+        try:
+            return pq.read_schema(self.path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{self.path}: expected a Parquet file, received one that cannot be read: {error}") from error
 
     def _parquet(self) -> Iterator[pa.Table]:
         schema, number = self.schema, 0

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from llm_pipeline.errors import InputError
+
 PUBLIC = "*"
 """The label of chunks that have none of their own: everybody holds it."""
 
@@ -30,7 +32,12 @@ def labels_of(value: Any) -> list[str]:
     if value is None or value == "":
         return []
     if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+        except ValueError as error:
+            raise InputError(f"labels: received {value!r}, expected names separated by commas, or a JSON list") from error
+    if not isinstance(value, Iterable):
+        value = [value]
     return sorted({str(label).strip() for label in value} - {""})
 
 

@@ -20,8 +20,10 @@ from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 from llm_pipeline.store import Artifact, Artifacts
 
 app = typer.Typer(no_args_is_help=True, help="Index generations: build, search, list, roll back, remove old ones.")
-Index = Annotated[Path | None, typer.Option("--index", help="Folder of the index; default: that of the home folder.")]
-Questions = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL: query_id or id, and text or question.")]
+Index = Annotated[Path | None, typer.Option("--index", file_okay=False, help="Folder of the index; default: that of the home folder.")]
+Questions = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, help="JSONL (also .gz) or Parquet: query_id or id, and text or question.")
+]
 RerankerOption = Annotated[str, typer.Option(help="light, a YAML file of weights, or a cross-encoder's folder or hub id.")]
 
 
@@ -52,18 +54,20 @@ def build(
 
     started, source = time.monotonic(), Corpus(corpus)
     rows = corpus_chunks(source, Sizes(max_tokens, overlap, window, shared))
-    info = {"integer_ids": source.id_type == pa.int64()}
+    info = {"integer_ids": pa.types.is_integer(source.id_type)}
     with progress("embedding", rows.num_rows) as (_, at):
         embedder = Embedder(model, threads=threads)
         artifact = build_generation(_root(index, home), rows, embedder, progress=lambda done, _: at(done), info=info)
     facts = {"generation": artifact.id, **artifact.info, "reused": artifact.reused, "damaged": len(source.damaged)}
     show({**facts, "seconds": round(time.monotonic() - started, 2)}, as_json)
+    for damage in list(source.damaged)[:3]:
+        typer.echo(f"left out: {damage.file}, row {damage.row}: {damage.reason}", err=True)
 
 
 @app.command()
 def search(
     questions: Questions,
-    out: Annotated[Path, typer.Option(help="Parquet file to write: query_id, rank, id, score.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Parquet file to write: query_id, rank, id, score.")],
     index: Index = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Results per question.")] = 10,
     mode: Annotated[str, typer.Option(help="hybrid, vector or text.")] = "hybrid",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_pipeline.errors import MissingError
 from llm_pipeline.quiet import quiet
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -142,7 +143,10 @@ class Embedder:
             if self.threads:
                 torch.set_num_threads(self.threads)
             options = {"dtype": getattr(torch, self.dtype)}
-            encoder = SentenceTransformer(_location(self.model), device="cpu", trust_remote_code=False, model_kwargs=options)
+            try:
+                encoder = SentenceTransformer(_location(self.model), device="cpu", trust_remote_code=False, model_kwargs=options)
+            except (OSError, ValueError) as error:
+                raise MissingError(f"embedder: expected the folder or hub id of one, received {self.model!r}: {error}") from error
             encoder.max_seq_length = min(self.max_tokens, encoder.max_seq_length or self.max_tokens)
             self._encoder = encoder.eval()
         return self._encoder

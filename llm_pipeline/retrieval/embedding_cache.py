@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pyarrow as pa
 
 from llm_pipeline.retrieval.embedding import TOKEN_DIMENSIONS, Embedder, Progress, Tokens, Vectors
 from llm_pipeline.store import content_hash, write_atomically
+
+BLOCK = 2_048
+"""So many texts are embedded before they are written down; who is killed loses no more."""
 
 
 class EmbeddingCache:
@@ -28,30 +32,40 @@ class EmbeddingCache:
         """As `Embedder.encode`."""
         keys = [content_hash(text) for text in texts]
         known = dict(self._read(set(keys)))
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        new = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if key not in known]
         self.made = len(new)
-        if new:
-            vectors, tokens = self.embedder.encode(list(new.values()), progress)
-            self._write(list(new), vectors, tokens)
-            known.update(zip(new, zip(vectors, tokens, strict=True), strict=True))
+        for start in range(0, len(new), BLOCK):
+            names, parts = zip(*new[start : start + BLOCK], strict=True)
+            report = partial(_report, progress, start, len(new)) if progress else None
+            vectors, tokens = self.embedder.encode(parts, report)
+            self._write(names, vectors, tokens)
+            known.update(zip(names, zip(vectors, tokens, strict=True), strict=True))
         if not keys:
             return self.embedder.encode([])
         return np.stack([known[key][0] for key in keys]), [known[key][1] for key in keys]
 
     def _read(self, wanted: set[str]) -> Iterator[tuple[str, tuple[Vectors, Tokens]]]:
         for path in sorted(self.root.glob("*.arrow")):
-            table = pa.ipc.open_file(path.read_bytes()).read_all()
+            try:
+                table = pa.ipc.open_file(path.read_bytes()).read_all()
+            except (pa.ArrowInvalid, OSError):
+                path.unlink(missing_ok=True)  # damaged: made again
+                continue
             flat: Any = table["vector"].combine_chunks()
             matrix = flat.flatten().to_numpy().reshape(table.num_rows, -1)
             for key, vector, tokens in zip(table["key"].to_pylist(), matrix, table["tokens"], strict=True):
                 if key in wanted:
                     yield key, (vector, np.frombuffer(tokens.as_buffer(), np.int8).reshape(-1, TOKEN_DIMENSIONS))
 
-    def _write(self, keys: list[str], vectors: Vectors, tokens: list[Tokens]) -> None:
+    def _write(self, keys: Sequence[str], vectors: Vectors, tokens: list[Tokens]) -> None:
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         inside = pa.array([each.tobytes() for each in tokens], pa.large_binary())
         sink = pa.BufferOutputStream()
-        table = pa.table({"key": pa.array(keys), "vector": column, "tokens": inside})
+        table = pa.table({"key": pa.array(list(keys)), "vector": column, "tokens": inside})
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        write_atomically(self.root / f"{content_hash(keys)}.arrow", sink.getvalue().to_pybytes())
+        write_atomically(self.root / f"{content_hash(list(keys))}.arrow", sink.getvalue().to_pybytes())
+
+
+def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)

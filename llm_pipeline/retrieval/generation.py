@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llm_pipeline.errors import ContractError
+from llm_pipeline.errors import ContractError, PipelineError
 from llm_pipeline.retrieval.access import PUBLIC
 from llm_pipeline.retrieval.embedding import Embedder, Tokens, Vectors
 from llm_pipeline.retrieval.search import FREQUENCIES, GENERATION, Searcher
@@ -124,6 +124,18 @@ def verify(folder: Path, ids: Sequence[str], vectors: Vectors, *, sample: int = 
     if recall < least:
         raise ContractError(f"index {folder.name}: vector recall@{k} {recall:.3f}, expected at least {least}")
     return {"vector_recall": round(recall, 4)}
+
+
+def intact(folder: Path) -> bool:
+    """Whether a finished generation can still be read and searched."""
+    try:
+        json.loads((folder / "manifest.json").read_text("utf-8"))
+        searcher = Searcher(folder, reranker=None)
+        searcher.by_text("a", 1)
+        searcher.by_vector(np.ones(searcher.dimensions, np.float32), 1)
+    except (PipelineError, OSError, ValueError):
+        return False
+    return True
 
 
 def verify_embedder(embedder: Embedder, texts: Sequence[str], vectors: Vectors, *, sample: int = 8, least: float = 0.99) -> None:

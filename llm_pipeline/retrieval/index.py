@@ -6,6 +6,8 @@ undisturbed while the pointer moves, since nothing in a generation ever changes.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from llm_pipeline.errors import MissingError
 from llm_pipeline.retrieval.chunking import indexed_text
 from llm_pipeline.retrieval.embedding import Embedder, Progress
 from llm_pipeline.retrieval.embedding_cache import EmbeddingCache
-from llm_pipeline.retrieval.generation import LAYOUT, document_frequencies, verify, verify_embedder, write_generation
-from llm_pipeline.store import Artifact, Artifacts, Home, table_hash
+from llm_pipeline.retrieval.generation import LAYOUT, document_frequencies, intact, verify, verify_embedder, write_generation
+from llm_pipeline.store import Artifact, Artifacts, Home, content_hash, table_hash
 
 KIND = "vector_index"
 
@@ -47,6 +49,7 @@ def build_generation(
     artifacts = Artifacts(root)
     inputs = {"chunks": table_hash(rows), "embedder": embedder.id, "layout": LAYOUT}
     cache = EmbeddingCache(root / "cache", embedder)
+    _discard_if_damaged(root / KIND / content_hash(inputs))
 
     def make(folder: Path) -> Mapping[str, Any]:
         texts = texts_of(rows)
@@ -60,6 +63,14 @@ def build_generation(
     if live:
         artifacts.point(KIND, "live", artifact.id)
     return artifact
+
+
+def _discard_if_damaged(folder: Path) -> None:
+    """Out of the way with a generation that cannot be read any more, so that it is built again."""
+    if folder.exists() and not intact(folder):
+        doomed = folder.with_name(f".{folder.name}.damaged.{os.getpid()}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def newest(chunks: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_pipeline.config import load
-from llm_pipeline.errors import InputError
+from llm_pipeline.errors import InputError, MissingError
 from llm_pipeline.paths import DATA
 from llm_pipeline.retrieval.embedding import TOKEN_DIMENSIONS, Question, Vectors, directions
 
@@ -77,7 +77,12 @@ class CrossEncoderReranker:
     def __init__(self, model: str, *, max_tokens: int = 512) -> None:
         from sentence_transformers import CrossEncoder
 
-        self._model = CrossEncoder(model, device="cpu", max_length=max_tokens, trust_remote_code=False)
+        try:
+            self._model = CrossEncoder(model, device="cpu", max_length=max_tokens, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise MissingError(
+                f"reranker: expected light, a YAML file, or a cross-encoder's folder or hub id, received {model!r}: {error}"
+            ) from error
         self._lock = threading.Lock()
 
     def __call__(self, text: str, question: Question, rows: Sequence[Row]) -> Sequence[float]:

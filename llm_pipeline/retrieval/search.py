@@ -59,13 +59,16 @@ class Searcher:
         if not (path / GENERATION).exists():
             raise MissingError(f"{path}: a generation of an older layout (it has no {GENERATION}); build the index again")
         self.path = path
-        self.facts: dict[str, Any] = json.loads((path / GENERATION).read_text("utf-8"))
+        try:
+            self.facts: dict[str, Any] = json.loads((path / GENERATION).read_text("utf-8"))
+            self._table = lancedb.connect(str(path / "lancedb")).open_table("chunks")
+            self.count: int = self._table.count_rows()
+            self._documents = np.load(path / FREQUENCIES)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise _damaged(path, error) from error
         self.embedder = embedder or Embedder(**self.facts["embedder"])
         if self.embedder.space != self.facts["embedder"]:
             raise ContractError(f"{path}: made with the embedder {self.facts['embedder']}, asked with {self.embedder.space}")
-        self._table = lancedb.connect(str(path / "lancedb")).open_table("chunks")
-        self.count: int = self._table.count_rows()
-        self._documents = np.load(path / FREQUENCIES)
         self.reranker = self._open(reranker)
 
     def _open(self, reranker: Reranker | str | None) -> Reranker | None:
@@ -126,11 +129,23 @@ class Searcher:
     def _rows(self, query: Any, score: str, k: int, where: str | None) -> list[dict[str, Any]]:
         if where:
             query = query.where(where)
-        return query.select([*_FIELDS, "indexed_text", "tokens", score]).limit(k).to_list()
+        try:
+            return query.select([*_FIELDS, "indexed_text", "tokens", score]).limit(k).to_list()
+        except (OSError, RuntimeError) as error:
+            raise _damaged(self.path, error) from error
+
+    @property
+    def dimensions(self) -> int:
+        """How long its vectors are."""
+        return int(self._table.schema.field("vector").type.list_size)
 
     def sample(self, n: int) -> list[dict[str, Any]]:
         """Some chunks, the same ones each time."""
         return self._table.search().select(_FIELDS).limit(n).to_list()
+
+
+def _damaged(path: Path, error: Exception) -> ContractError:
+    return ContractError(f"{path}: this generation is damaged, build the index again or roll back to another one: {error}")
 
 
 def clean_question(question: str) -> str:
