@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_pipeline.serving.engine.batching import Detokenizer
+from llm_pipeline.serving.engine.generation import Detokenizer
 
 
 def decode(ids: Sequence[int]) -> str:

@@ -16,10 +16,11 @@ import torch
 
 from llm_pipeline.errors import ConfigError, InputError
 from llm_pipeline.serving.engine.adapters import Adapters
-from llm_pipeline.serving.engine.batching import Batcher, Limits, Tokens
+from llm_pipeline.serving.engine.batching import Batcher
+from llm_pipeline.serving.engine.generation import Limits, Sampling, Tokens
 from llm_pipeline.serving.engine.grammar import Grammars
 from llm_pipeline.serving.engine.parity import QUESTIONS
-from llm_pipeline.serving.engine.sampling import Row, Sampling
+from llm_pipeline.serving.engine.sampling import Row
 from llm_pipeline.serving.gateway.asgi import HttpError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers
@@ -100,12 +101,12 @@ def together(batcher: Batcher, rows: Sequence[Row], longest: int = LONGEST) -> l
 
 
 def prompts(batcher: Batcher) -> list[list[int]]:
-    return [batcher.encode([{"role": "user", "content": question}]) for question in QUESTIONS]
+    return [batcher.texts.encode([{"role": "user", "content": question}]) for question in QUESTIONS]
 
 
 def disturbing(batcher: Batcher, how_many: int) -> list[Row]:
     """Neighbours of every kind."""
-    grammars = Grammars(batcher.tokenizer, batcher.model.config.vocab_size, sorted(batcher.end_ids))
+    grammars = Grammars(batcher.texts.tokenizer, batcher.model.config.vocab_size, sorted(batcher.end_ids))
     chance = random.Random(4)
     kinds = (
         lambda: Row(Sampling(temperature=1.5, top_p=0.9, logprobs=2), chance.choice(prompts(batcher))),
@@ -140,14 +141,14 @@ def test_a_seed_repeats_beside_any_neighbours(batcher: Batcher) -> None:
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_an_answer_of_a_schema_always_validates(batcher: Batcher, schema: dict[str, Any]) -> None:
-    grammars = Grammars(batcher.tokenizer, batcher.model.config.vocab_size, sorted(batcher.end_ids))
+    grammars = Grammars(batcher.texts.tokenizer, batcher.model.config.vocab_size, sorted(batcher.end_ids))
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     samplings = [Sampling(), Sampling(presence_penalty=2.0), *(Sampling(temperature=t, seed=f"{t}") for t in (0.7, 1.0, 1.5, 2.0))]
     rows = [Row(sampling, prompts(batcher)[0], grammars.matcher(form)) for sampling in samplings]
     answers = together(batcher, rows, 200)
     for answer in answers:
         assert answer.finish == "stop"
-        jsonschema.validate(json.loads(batcher.decode(answer.ids)), schema)
+        jsonschema.validate(json.loads(batcher.texts.decode(answer.ids)), schema)
 
 
 def test_the_cache_is_empty_when_everybody_has_been_answered_or_has_left(batcher: Batcher) -> None:
@@ -165,11 +166,11 @@ def test_the_cache_is_empty_when_everybody_has_been_answered_or_has_left(batcher
         return most
 
     assert asyncio.run(leave()) >= 1
-    assert batcher.running == batcher.waiting == 0
+    assert batcher.places.running == batcher.places.waiting == 0
 
 
 def test_a_schema_that_is_not_understood_is_refused(batcher: Batcher) -> None:
-    grammars = Grammars(batcher.tokenizer, batcher.model.config.vocab_size, sorted(batcher.end_ids))
+    grammars = Grammars(batcher.texts.tokenizer, batcher.model.config.vocab_size, sorted(batcher.end_ids))
     for schema in ({"type": "obj"}, {"not": {"type": "object"}}):
         with pytest.raises(HttpError, match=r"response_format\.json_schema\.schema") as caught:
             grammars.matcher({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from llm_pipeline.errors import ConfigError
+from llm_pipeline.paths import PROJECT
 from llm_pipeline.serving.engine.command import address, answers, command, described
 from llm_pipeline.serving.engine.worker import parser
 from llm_pipeline.serving.traffic.state import Spec
@@ -20,7 +21,7 @@ LAUNCH = [sys.executable, "-m", "llm_pipeline.serving.engine.launch", f"--parent
 VLLM_FLAGS = {
     "--host", "--port", "--served-model-name", "--dtype", "--tensor-parallel-size", "--gpu-memory-utilization", "--max-num-seqs",
     "--generation-config", "--disable-uvicorn-access-log", "--quantization", "--max-model-len", "--speculative-config", "--enable-lora",
-    "--max-loras", "--max-lora-rank", "--lora-modules",
+    "--max-loras", "--max-lora-rank", "--lora-modules", "--structured-outputs-config",
 }  # fmt: skip
 """As in the command line reference of vLLM (docs.vllm.ai, `vllm serve`)."""
 
@@ -47,6 +48,15 @@ def test_vllm_is_given_documented_flags_only() -> None:
     assert '--speculative-config={"method": "ngram", "num_speculative_tokens": 4}' in line
 
 
+def test_openvino_is_our_worker_under_another_python() -> None:
+    line = command({"name": "openvino", "executable": "/env/bin/python", "exports": "/exports", "threads": 2}, SPEC, 9001, "r1")
+    assert line[: len(LAUNCH) + 4] == [*LAUNCH, "--", "env", f"PYTHONPATH={PROJECT}", "/env/bin/python"]
+    module, *options = line[len(LAUNCH) + 5 :]
+    assert module == "llm_pipeline.serving.engine.openvino"
+    limits = {"--exports=/exports", "--threads=2", "--kv-megabytes=256", "--in-flight=64", "--queue=256"}
+    assert set(options) == {"--model=/models/m", "--name=r1", "--port=9001"} | limits
+
+
 def test_an_external_engine_is_an_address_without_a_process() -> None:
     settings = {"name": "openai", "url": "https://models.example/v1", "key_variable": "MODEL_KEY"}
     assert command(settings, SPEC, 9001) == []
@@ -64,6 +74,7 @@ def test_an_external_engine_is_an_address_without_a_process() -> None:
         ({"dtype": "float8"}, "dtype: received 'float8'"),
         ({"quantization": "int8", "dtype": "bfloat16"}, "needs dtype float32"),
         ({"name": "openai", "url": "models.example"}, "expected http"),
+        ({"name": "openvino"}, "executable: expected the python"),
         ({"name": "transformers", "speculative": {"method": "ngram"}}, "speculative decoding is left out"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers.generation.logits_process import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from llm_pipeline.serving.engine.sampling import Row, Sampler, Sampling, narrow
+from llm_pipeline.serving.engine.generation import Sampling
+from llm_pipeline.serving.engine.sampling import Row, Sampler, narrow
 
 SIZE = 600
 

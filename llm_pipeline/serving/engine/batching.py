@@ -8,20 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.engine.adapters import Adapters
+from llm_pipeline.serving.engine.generation import Limits as Limits
+from llm_pipeline.serving.engine.generation import Places, Sampling, Texts, Tokens, fitting
 from llm_pipeline.serving.engine.int8 import quantize_weights
-from llm_pipeline.serving.engine.sampling import Row, Sampling, sampler
+from llm_pipeline.serving.engine.sampling import Matcher, Row, sampler
 from llm_pipeline.serving.gateway.asgi import HttpError
+
+if TYPE_CHECKING:
+    from llm_pipeline.serving.engine.grammar import Grammars
 
 log = logging.getLogger(__name__)
 
@@ -33,41 +37,19 @@ NOTED = Sampling(logprobs=0)
 """Greedy, with the log-probability of each token."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What bounds an engine's memory and latency."""
-
-    in_flight: int = 64
-    queue: int = 256
-    batch_requests: int = 32
-    batch_tokens: int = 512
-    kv_megabytes: int = 256
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """All tokens generated so far, and what was noted of each; `finish` is set once: stop or length."""
-
-    ids: Sequence[int]
-    logprobs: Sequence[float]
-    top: Sequence[Sequence[tuple[int, float]]]
-    finish: str | None
-
-
 class Batcher:
     """One model on the CPU. `generate` may be called by any number of coroutines of one event loop."""
 
     def __init__(
         self,
         model: Path,
-        limits: Limits = Limits(),
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
         dtype: str = "float32",
         adapters: Mapping[str, Path] | None = None,
         quantization: str = "none",
     ) -> None:
         self.limits = limits
-        self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
-        self._control = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        self.texts = Texts(model)
         self.model = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=getattr(torch, dtype),
@@ -85,8 +67,11 @@ class Batcher:
             log.warning(
                 "kv_megabytes %d hold %d tokens of the model's %d", limits.kv_megabytes, self.context, config.max_position_embeddings
             )
-        self.end_ids = _end_ids(self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id)
-        generation = GenerationConfig(do_sample=False, eos_token_id=sorted(self.end_ids) or -1, pad_token_id=self.tokenizer.pad_token_id)
+        tokenizer = self.texts.tokenizer
+        self.end_ids = _end_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
+        generation = GenerationConfig(
+            do_sample=False, eos_token_id=sorted(self.end_ids) or -1, pad_token_id=self.texts.tokenizer.pad_token_id
+        )
         # Blocks are not shared: the same prefix has other keys and values under another adapter.
         batching = ContinuousBatchingConfig(
             page_size=PAGE, num_blocks=self.pages, max_batch_tokens=limits.batch_tokens, max_requests_per_batch=limits.batch_requests,
@@ -98,8 +83,8 @@ class Batcher:
         self.adapters = Adapters(self.model, adapters or {})
         if adapters:
             self.model.register_forward_pre_hook(self._mark_adapters, with_kwargs=True)
-        self._slots = asyncio.Semaphore(limits.in_flight)
-        self.waiting = self.running = 0
+        self.places = Places(limits)
+        self._grammars: Grammars | None = None
 
     def start(self) -> None:
         self._manager.start()
@@ -107,6 +92,10 @@ class Batcher:
     def stop(self) -> None:
         """End the generation thread after the step that it is in."""
         self._manager.stop(block=True, hard_stop=True)
+
+    @property
+    def adapter_names(self) -> frozenset[str]:
+        return self.adapters.names
 
     @property
     def alive(self) -> bool:
@@ -121,33 +110,24 @@ class Batcher:
         requests = self._manager.batch_processor.inputs_and_outputs.requests_in_batch
         self.adapters.batch([(request.state.logit_processor_kwargs["row"].adapter, request.query_length) for request in requests])
 
-    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Prompt ids; a control token spelled out in a message is text there, never a turn."""
-        safe = [{"role": m["role"], "content": self._defuse(m["content"])} for m in messages]
-        return list(self.tokenizer.apply_chat_template(safe, add_generation_prompt=True, tokenize=True, return_dict=False))
-
-    def encode_text(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(self._defuse(text)))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def _defuse(self, content: str) -> str:
-        for token in self._control:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-        return content
-
     def admit(self, prompt: int, wanted: int | None, default: int) -> int:
         """The number of tokens that may be generated; refuses what does not fit the context (400)."""
-        longest = min(default, self.context - prompt) if wanted is None else wanted
-        if longest < 1 or prompt + longest > self.context:
-            asked = "" if wanted is None else f" + max_tokens {wanted}"
-            raise HttpError(400, f"prompt of {prompt} tokens{asked} exceeds the context of {self.context}", code="context_length_exceeded")
-        if prompt < 1:
-            raise HttpError(400, "the prompt is empty")
+        longest = fitting(prompt, wanted, default, self.context)
         if not self.alive:
             raise HttpError(503, "the engine has stopped", retry_after=1)
         return longest
+
+    async def row(self, sampling: Sampling, prompt: Sequence[int], form: Mapping[str, Any] | None, adapter: str | None) -> Row:
+        """A request's state; its grammar is compiled on a thread, since a large schema takes a while."""
+        return Row(sampling, prompt, None if form is None else await asyncio.to_thread(self._matcher, form), adapter)
+
+    def _matcher(self, form: Mapping[str, Any]) -> Matcher:
+        from llm_pipeline.serving.engine.grammar import Grammars
+
+        if self._grammars is None:
+            self._grammars = Grammars(self.texts.tokenizer, self.model.config.vocab_size, sorted(self.end_ids))
+        found: Matcher = self._grammars.matcher(form)
+        return found
 
     async def generate(
         self, prompt: Sequence[int], longest: int, row: Row | None = None, *, each: bool = True, probe: bool = False
@@ -157,37 +137,26 @@ class Batcher:
         A full queue is `HttpError` 429, before the first tokens. A probe does not queue.
         """
         row = row or Row(NOTED)
-        if not probe and self._slots.locked() and self.waiting >= self.limits.queue:
-            raise HttpError(429, f"{self.waiting} requests are waiting already", code="queue_full", retry_after=1)
-        self.waiting += 1
-        try:
-            if not probe:
-                await self._slots.acquire()
-        finally:
-            self.waiting -= 1
-        identity, results, done = uuid.uuid4().hex, asyncio.Queue[Any](), False
-        self.running += 1
-        try:
-            self._manager.register_result_handler(identity, results.put_nowait)
-            each = each or row.matcher is not None  # a grammar may be complete before the model says so
-            self._manager.add_request(list(prompt), request_id=identity, max_new_tokens=longest, streaming=each, row=row)
-            while not done:
-                result = await self._next(results)
-                if result.error is not None or row.error:
-                    raise HttpError(503, f"the engine failed: {result.error or row.error}", retry_after=1)
-                tokens = self._tokens(result, row)
-                done = result.is_finished()
-                yield tokens
-                if tokens.finish:
-                    break
-        finally:
-            self.running -= 1
-            if not probe:
-                self._slots.release()
-            if not done:
-                self._manager.cancel_request(identity)
-                with self._manager.output_router._lock:
-                    self._manager.output_router.result_handlers.pop(identity, None)
+        async with self.places.one(probe=probe):
+            identity, results, done = uuid.uuid4().hex, asyncio.Queue[Any](), False
+            try:
+                self._manager.register_result_handler(identity, results.put_nowait)
+                each = each or row.matcher is not None  # a grammar may be complete before the model says so
+                self._manager.add_request(list(prompt), request_id=identity, max_new_tokens=longest, streaming=each, row=row)
+                while not done:
+                    result = await self._next(results)
+                    if result.error is not None or row.error:
+                        raise HttpError(503, f"the engine failed: {result.error or row.error}", retry_after=1)
+                    tokens = self._tokens(result, row)
+                    done = result.is_finished()
+                    yield tokens
+                    if tokens.finish:
+                        break
+            finally:
+                if not done:
+                    self._manager.cancel_request(identity)
+                    with self._manager.output_router._lock:
+                        self._manager.output_router.result_handlers.pop(identity, None)
 
     def _tokens(self, result: Any, row: Row) -> Tokens:
         ids, finished = result.generated_tokens, result.is_finished()
@@ -211,48 +180,6 @@ class Batcher:
             while not results.empty():  # each result holds all tokens so far: only the newest matters
                 result = results.get_nowait()
             return result
-
-
-class Detokenizer:
-    """Tokens to text as they come: holds back an unfinished character and anything that may begin a stop string."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), *, strip: bool = True) -> None:
-        self._decode, self._stops, self._strip = decode, stops, strip
-        self._prefix = self._read = self._sent = 0
-        self._text = ""
-        self._ends: list[tuple[int, int]] = []
-        """Length of the text after each number of tokens that made it longer."""
-        self.stopped = False
-
-    def feed(self, ids: Sequence[int], *, last: bool = False) -> str:
-        """The text that may be shown now, given all ids so far; sets `stopped` when a stop string ended the answer."""
-        before, after = self._decode(ids[self._prefix : self._read]), self._decode(ids[self._prefix :])
-        if len(after) > len(before) and (last or not after.endswith("�")):
-            self._text += after[len(before) :]
-            self._prefix, self._read = self._read, len(ids)
-        if self._sent == 0 and self._strip:  # the space after the role tag belongs to the chat format, not to the answer
-            self._text = self._text.lstrip()
-        self._ends.append((len(self._text), self._read))
-        found = [at for at in (self._text.find(stop, max(0, self._sent - len(stop))) for stop in self._stops) if at >= 0]
-        if found:
-            self.stopped, end = True, min(found)
-        else:
-            end = len(self._text) if last else len(self._text) - self._held()
-        piece, self._sent = self._text[self._sent : end], max(self._sent, end)
-        return piece
-
-    def covered(self) -> int:
-        """How many tokens the text shown so far is made of; at the end also the one that a stop string cuts in two."""
-        if self._sent == 0:
-            return 0
-        if self.stopped:
-            return next(tokens for length, tokens in self._ends if length >= self._sent)
-        return max((tokens for length, tokens in self._ends if length <= self._sent), default=0)
-
-    def _held(self) -> int:
-        """Length of the longest end of the text that is the beginning of a stop string."""
-        ends = [n for stop in self._stops for n in range(1, len(stop)) if self._text.endswith(stop[:n])]
-        return max(ends, default=0)
 
 
 def _pages(config: Any, limits: Limits, size: int) -> int:

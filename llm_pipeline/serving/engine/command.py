@@ -1,6 +1,6 @@
 """What a release's `engine` settings mean: the command that runs the engine on a port, and how to tell that it answers.
 
-engine: {name: transformers | vllm | openai, ...}; the keys of each are the fields of its class below.
+engine: {name: transformers | vllm | openvino | openai, ...}; the keys of each are the fields of its class below.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from llm_pipeline.config import build
 from llm_pipeline.errors import ConfigError, near
+from llm_pipeline.paths import PROJECT
 from llm_pipeline.serving.traffic.state import Spec
 
 RELEASE_KEYS = frozenset({"name", "retrieval", "passages", "replicas", "routing", "cache"})
@@ -36,6 +38,8 @@ class Transformers:
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Name in requests -> folder of a LoRA adapter; all are served on one base."""
     memory_megabytes: int | None = None
+    start_seconds: float = 180.0
+    """An engine that answers nothing for so long after its start is started again."""
 
     def __post_init__(self) -> None:
         if self.quantization == "int8" and self.dtype != "float32":
@@ -58,6 +62,10 @@ class Transformers:
         ]
 
 
+_COMPACT = {"backend": "guidance", "disable_any_whitespace": True}
+"""White space that is free in JSON would let a weak model write it for ever."""
+
+
 @dataclass(frozen=True)
 class Vllm:
     """vLLM on GPUs, from an environment of its own: `executable` is its `vllm`. Flags as `vllm serve --help` documents them."""
@@ -67,19 +75,23 @@ class Vllm:
     quantization: str | None = None
     gpus: int = 1
     gpu_memory: float = 0.9
+    """Share of the device's memory; of vLLM's CPU build: of the machine's."""
     context: int | None = None
     in_flight: int = 256
     adapters: Mapping[str, str] = field(default_factory=dict)
-    adapter_rank: int = 16
+    adapter_rank: int = 64
+    """Largest rank of an adapter that it makes room for."""
     speculative: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's own record, such as {method: ngram, num_speculative_tokens: 4, prompt_lookup_max: 4}."""
     memory_megabytes: int | None = None
+    start_seconds: float = 1200.0
+    """It reads large weights and compiles before it answers."""
 
     def command(self, model: str, name: str, port: int) -> list[str]:
         options = [
             "--host=127.0.0.1", f"--port={port}", f"--served-model-name={name}", f"--dtype={self.dtype}",
             f"--tensor-parallel-size={self.gpus}", f"--gpu-memory-utilization={self.gpu_memory}", f"--max-num-seqs={self.in_flight}",
-            "--generation-config=vllm", "--disable-uvicorn-access-log",
+            "--generation-config=vllm", "--disable-uvicorn-access-log", f"--structured-outputs-config={json.dumps(_COMPACT)}",
         ]  # fmt: skip
         options += [f"--quantization={self.quantization}"] if self.quantization else []
         options += [f"--max-model-len={self.context}"] if self.context else []
@@ -91,6 +103,33 @@ class Vllm:
 
 
 @dataclass(frozen=True)
+class OpenVino:
+    """Our worker over OpenVINO GenAI (`llm_pipeline.serving.engine.openvino`) on the CPU: `executable` is the Python of its environment."""
+
+    executable: str = ""
+    exports: str = str(Path("~/.cache/llm_pipeline/openvino").expanduser())
+    """Folder of models in OpenVINO's format; a model is exported there when it is first served."""
+    threads: int = 1
+    kv_megabytes: int = 256
+    in_flight: int = 64
+    queue: int = 256
+    memory_megabytes: int | None = None
+    start_seconds: float = 1200.0
+    """With the export of the model."""
+
+    def __post_init__(self) -> None:
+        if not self.executable:
+            raise ConfigError("engine openvino: executable: expected the python of an environment with openvino-genai")
+
+    def command(self, model: str, name: str, port: int) -> list[str]:
+        options = [
+            f"--{key.replace('_', '-')}={getattr(self, key)}" for key in ("exports", "threads", "kv_megabytes", "in_flight", "queue")
+        ]
+        module = ["-m", "llm_pipeline.serving.engine.openvino", f"--model={model}", f"--name={name}", f"--port={port}"]
+        return ["env", f"PYTHONPATH={PROJECT}", self.executable, *module, *options]
+
+
+@dataclass(frozen=True)
 class External:
     """Any OpenAI-compatible address; nothing is started. The key stays in the environment: only its variable is named here."""
 
@@ -98,6 +137,7 @@ class External:
     model: str | None = None
     key_variable: str | None = None
     memory_megabytes: None = None
+    start_seconds: float = 180.0
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -107,8 +147,8 @@ class External:
         return []
 
 
-Settings = Transformers | Vllm | External
-ENGINES: dict[str, type[Settings]] = {"transformers": Transformers, "vllm": Vllm, "openai": External}
+Settings = Transformers | Vllm | OpenVino | External
+ENGINES: dict[str, type[Settings]] = {"transformers": Transformers, "vllm": Vllm, "openvino": OpenVino, "openai": External}
 
 
 def parse_settings(settings: Mapping[str, Any]) -> Settings:
@@ -141,7 +181,7 @@ def address(settings: Mapping[str, Any], port: int) -> str:
 def answers(settings: Mapping[str, Any], port: int, timeout: float = 15.0) -> bool:
     """Whether the engine makes one token in time: alive is what answers, not what says that it is well."""
     engine, url = parse_settings(settings), address(settings, port)
-    if isinstance(engine, Transformers):
+    if isinstance(engine, Transformers | OpenVino):
         return _ok(urllib.request.Request(f"{url}/health"), timeout)  # makes a token, past the queue
     headers = {"content-type": "application/json"}
     if isinstance(engine, External) and engine.key_variable:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 if TYPE_CHECKING:
-    from llm_pipeline.serving.engine.batching import Batcher
+    from llm_pipeline.serving.engine.generation import Model
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -17,12 +17,12 @@ class EngineMetrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Model) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         gauges = {
-            "llm_engine_requests_running": ("Choices being generated", lambda: batcher.running),
-            "llm_engine_requests_waiting": ("Choices waiting for a place", lambda: batcher.waiting),
+            "llm_engine_requests_running": ("Choices being generated", lambda: batcher.places.running),
+            "llm_engine_requests_waiting": ("Choices waiting for a place", lambda: batcher.places.waiting),
             "llm_engine_kv_pages": ("Pages of the key-value cache", lambda: batcher.pages),
             "llm_engine_kv_pages_used": ("Pages in use", lambda: batcher.pages_used),
             "llm_engine_alive": ("1 while the generation thread runs", lambda: batcher.alive),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_pipeline.errors import EndpointError
+
 QUESTIONS = (
     "What is the monthly fee of the Everyday Account?",
     "How much does a replacement card cost?",
@@ -46,7 +48,7 @@ def compare(model: Path, url: str, questions: Sequence[str], max_tokens: int = 2
     for question in questions:
         messages = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
-        served = _served(url, messages, max_tokens)
+        served = [entry for entry in _served(url, messages, max_tokens) if _token_id(entry) != tokenizer.eos_token_id]
         with torch.inference_mode():
             alone = trained.generate(
                 prompt,
@@ -56,7 +58,7 @@ def compare(model: Path, url: str, questions: Sequence[str], max_tokens: int = 2
                 pad_token_id=tokenizer.pad_token_id,
             )
             answer = [i for i in alone[0, prompt.shape[1] :].tolist() if i != tokenizer.eos_token_id]
-            ids = [entry["token_id"] for entry in served]
+            ids = [_token_id(entry) for entry in served]
             if ids:
                 logits = trained(torch.cat([prompt, torch.tensor([ids])], 1)).logits[0, prompt.shape[1] - 1 : -1].float()
                 expected = logits.log_softmax(-1)[range(len(ids)), ids].tolist()
@@ -66,7 +68,20 @@ def compare(model: Path, url: str, questions: Sequence[str], max_tokens: int = 2
 
 
 def _served(url: str, messages: list[dict[str, str]], max_tokens: int) -> list[dict[str, Any]]:
-    body = json.dumps({"messages": messages, "max_tokens": max_tokens, "temperature": 0, "logprobs": True}).encode()
-    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"content-type": "application/json"})
+    """The tokens of an answer with their ids: our worker gives them with the log-probabilities, vLLM in place of texts, when asked to."""
+    body = {"messages": messages, "max_tokens": max_tokens, "temperature": 0, "logprobs": True}
+    found = _entries(url, body)
+    return found if not found or "token_id" in found[0] else _entries(url, body | {"return_tokens_as_token_ids": True})
+
+
+def _entries(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as reply:
         return list(json.load(reply)["choices"][0]["logprobs"]["content"])
+
+
+def _token_id(entry: dict[str, Any]) -> int:
+    found = entry.get("token_id", str(entry["token"]).removeprefix("token_id:"))
+    if not str(found).isdecimal():
+        raise EndpointError(f"parity: the engine gives the token {found!r}, expected its id: it cannot be compared to the model")
+    return int(found)

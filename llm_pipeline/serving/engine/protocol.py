@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llm_pipeline.serving.engine.sampling import Sampling
+from llm_pipeline.serving.engine.generation import Sampling
 from llm_pipeline.serving.gateway.asgi import HttpError
 from llm_pipeline.serving.gateway.protocol import ENGINE_FIELDS, ChatRequest, parse_chat
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llm_pipeline.serving.engine.batching import Tokens
+from llm_pipeline.serving.engine.generation import Tokens
 
 NONE = Tokens((), (), (), None)
 

@@ -21,28 +21,11 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.logits_process import LogitsProcessorList
 
+from llm_pipeline.serving.engine.generation import Sampling
+
 COLDEST = 1e-4
 HEAD = 256
 """Tokens looked at first for top-p; the whole vocabulary is sorted only when they do not reach it."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Temperature 0 is greedy. `logprobs` is None or how many alternatives are wanted beside each token."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | str | None = None
-    logprobs: int | None = None
-
-    @property
-    def penalises(self) -> bool:
-        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
 
 
 class Matcher(Protocol):

@@ -34,8 +34,7 @@ from llm_pipeline.serving.observability.logs import start_logging
 from llm_pipeline.serving.supervision.processes import die_with
 
 if TYPE_CHECKING:
-    from llm_pipeline.serving.engine.batching import Batcher
-    from llm_pipeline.serving.engine.grammar import Grammars
+    from llm_pipeline.serving.engine.generation import Model
     from llm_pipeline.serving.engine.protocol import EngineRequest
     from llm_pipeline.serving.engine.reply import Answer, Reply
 
@@ -48,12 +47,11 @@ LONG_TEXT = 20_000
 class Engine:
     """ASGI application: /v1/chat/completions, /v1/completions, /v1/models, /metrics, /health (a one-token generation with a deadline)."""
 
-    def __init__(self, batcher: Batcher, name: str) -> None:
+    def __init__(self, batcher: Model, name: str) -> None:
         from llm_pipeline.serving.engine.metrics import EngineMetrics
 
         self.batcher, self.name = batcher, name
         self.metrics = EngineMetrics(batcher)
-        self._grammars: Grammars | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +71,7 @@ class Engine:
         elif route == "POST /v1/completions":
             await self._complete("text", receive, send)
         elif route == "GET /v1/models":
-            await send_json(send, 200, models([self.name, *sorted(self.batcher.adapters.names)]))
+            await send_json(send, 200, models([self.name, *sorted(self.batcher.adapter_names)]))
         elif route == "GET /health":
             await self._health(send)
         elif route == "GET /metrics":
@@ -113,9 +111,8 @@ class Engine:
                     pass
         except TimeoutError:
             raise HttpError(503, f"no token within {PROBE_SECONDS:g} s") from None
-        await send_json(
-            send, 200, {"status": "ok", "context": self.batcher.context, "running": self.batcher.running, "waiting": self.batcher.waiting}
-        )
+        places = self.batcher.places
+        await send_json(send, 200, {"status": "ok", "context": self.batcher.context, "running": places.running, "waiting": places.waiting})
 
     async def _complete(self, kind: Literal["chat", "text"], receive: Receive, send: Send) -> None:
         from llm_pipeline.serving.engine.protocol import parse_request
@@ -128,7 +125,7 @@ class Engine:
 
     def _adapter(self, request: EngineRequest) -> str | None:
         """OpenAI's `model` may name an adapter, as in vLLM; `adapter` says it outright."""
-        known, model, adapter = self.batcher.adapters.names, request.chat.model, request.chat.adapter
+        known, model, adapter = self.batcher.adapter_names, request.chat.model, request.chat.adapter
         if (adapter is not None and adapter not in known) or (model not in known and model not in ("default", self.name)):
             names = ", ".join([self.name, *sorted(known)])
             raise HttpError(404, f"no model or adapter {adapter or model!r}; known: {names}", code="model_not_found")
@@ -139,18 +136,18 @@ class Engine:
 
     def _ids(self, prompt: Any) -> Sequence[int]:
         if isinstance(prompt, str):
-            return self.batcher.encode_text(prompt)
+            return self.batcher.texts.encode_text(prompt)
         if isinstance(prompt[0], int):
-            if not all(0 <= i < len(self.batcher.tokenizer) for i in prompt):
-                raise HttpError(400, f"prompt: expected token ids from 0 to {len(self.batcher.tokenizer) - 1}")
+            if not all(0 <= i < len(self.batcher.texts.tokenizer) for i in prompt):
+                raise HttpError(400, f"prompt: expected token ids from 0 to {len(self.batcher.texts.tokenizer) - 1}")
             return list(prompt)
-        return self.batcher.encode(prompt)
+        return self.batcher.texts.encode(prompt)
 
     async def _answer(self, request: EngineRequest, prompts: list[tuple[Sequence[int], int]], adapter: str | None, send: Send) -> None:
         from llm_pipeline.serving.engine.reply import Answer, Reply
 
         begun, stream = time.perf_counter(), EventStream(send)
-        reply = Reply(request.kind, adapter or self.name, lambda i: self.batcher.decode([i]), logprobs=request.logprobs is not None)
+        reply = Reply(request.kind, adapter or self.name, lambda i: self.batcher.texts.decode([i]), logprobs=request.logprobs is not None)
         answers = [Answer(index) for index in range(len(prompts) * request.chat.n)]
         try:
             await self._generate_all(request, prompts, adapter, answers, reply, stream)
@@ -179,14 +176,12 @@ class Engine:
         reply: Reply,
         stream: EventStream,
     ) -> None:
-        from llm_pipeline.serving.engine.sampling import Row
-
         work = []
         for answer in answers:
             which, choice = divmod(answer.index, request.chat.n)
             prompt, longest = prompts[which]
-            row = Row(request.sampling(choice), prompt, await self._matcher(request), adapter)
-            work.append(self._generate(request, row, longest, answer, reply, stream))
+            row = await self.batcher.row(request.sampling(choice), prompt, request.chat.response_format, adapter)
+            work.append(self._generate(request, prompt, row, longest, answer, reply, stream))
         if len(work) == 1:
             return await work[0]
         try:
@@ -197,25 +192,16 @@ class Engine:
             failed = next(error for error in errors.exceptions if isinstance(error, HttpError))
             raise failed from None
 
-    async def _matcher(self, request: EngineRequest) -> Any:
-        form = request.chat.response_format
-        if form is None:
-            return None
-        if self._grammars is None:
-            from llm_pipeline.serving.engine.grammar import Grammars
-
-            size = self.batcher.model.config.vocab_size
-            self._grammars = await asyncio.to_thread(Grammars, self.batcher.tokenizer, size, sorted(self.batcher.end_ids))
-        return await asyncio.to_thread(self._grammars.matcher, form)
-
-    async def _generate(self, request: EngineRequest, row: Any, longest: int, answer: Answer, reply: Reply, stream: EventStream) -> None:
+    async def _generate(
+        self, request: EngineRequest, prompt: Sequence[int], row: Any, longest: int, answer: Answer, reply: Reply, stream: EventStream
+    ) -> None:
         """One choice: its text, why it ended, and its tokens; streams the pieces on the way when that was asked for."""
-        from llm_pipeline.serving.engine.batching import Detokenizer
+        from llm_pipeline.serving.engine.generation import Detokenizer
 
         chat, begun = request.chat, time.perf_counter()
-        text = Detokenizer(self.batcher.decode, chat.stop, strip=request.kind == "chat")
+        text = Detokenizer(self.batcher.texts.decode, chat.stop, strip=request.kind == "chat")
         each = chat.stream or bool(chat.stop)
-        async with aclosing(self.batcher.generate(row.prompt, longest, row, each=each)) as results:
+        async with aclosing(self.batcher.generate(prompt, longest, row, each=each)) as results:
             async for tokens in results:
                 if not answer.tokens.ids and tokens.ids:
                     self.metrics.first.observe(time.perf_counter() - begun)

@@ -21,7 +21,6 @@ from llm_pipeline.serving.traffic.state import Engine, Registered
 log = logging.getLogger(__name__)
 FAST_PROBE, PROBE_EVERY, PROBE_ELSEWHERE = 0.25, 2.0, 30.0
 PROBE_DEADLINE = 15.0
-START_DEADLINE = 180.0
 FAILED_PROBES = 3
 FAILED_STARTS = 3
 """Starts of an engine in a row that may fail before it is called failed."""
@@ -147,7 +146,7 @@ class Fleet:
         if not child.command:  # the gateway's circuit breaker watches what runs elsewhere; here it only has to answer once
             child.failed_starts = FAILED_STARTS if not child.ready and child.failures >= 10 * FAILED_STARTS else child.failed_starts
             return
-        too_late = not child.ready and time.monotonic() - child.started > START_DEADLINE
+        too_late = not child.ready and time.monotonic() - child.started > engine_command.parse_settings(replica.settings).start_seconds
         if too_late or (child.ready and child.failures >= FAILED_PROBES):
             log.warning("engine %s does not answer: killed, to be started again", name)
             child.kill()
