@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.gateway.upstream import Breaker, Target, Upstream
 from llm_pipeline_tests.serving.gateways import CUT, FakeEngine, Place, chunk, gateway, served
 
 ASK = {"model": "default", "messages": [{"role": "user", "content": "What is the fee?"}]}
@@ -85,6 +86,26 @@ def test_a_stream_and_a_whole_reply_say_the_same_and_are_recorded(tmp_path: Path
     assert (rows[0]["upstreams"][0]["name"], rows[0]["parameters"]["seed"], rows[0]["variant"]) == ("a", 5, "default")
     assert all(body["stream"] for body in engine.bodies)  # so that giving up reaches the engine
     assert engine.headers[0]["x-request-id"] == rows[0]["id"]
+
+
+def test_an_engines_seconds_have_their_price(tmp_path: Path) -> None:
+    engine = FakeEngine(lambda body: ["a", CUT] if "cut" in str(body["messages"]) else ["The fee", " is 3", " euros."])
+    with running(tmp_path, engine, upstream={"prices": {"completion": 1.0, "second": 60.0}}) as place:
+        assert ask(place).status_code == 200
+        assert ask(place, messages=[{"role": "user", "content": "cut it"}]).status_code == 503
+        whole, cut = place.logged()
+    for row, tokens in ((whole, 3), (cut, 1)):
+        assert 0 < row["seconds"]["compute"] <= row["seconds"]["total"]
+        assert row["cost"] == pytest.approx(tokens / 1000 + 60.0 * row["seconds"]["compute"], rel=1e-3)
+
+
+def test_requests_at_the_same_time_share_an_engines_seconds() -> None:
+    nowhere: Any = None
+    target = Target("a", Upstream("http://127.0.0.1:9"), nowhere, Breaker(1, 1.0))
+    first = target.count(1, 100.0)
+    second = target.count(1, 110.0)
+    assert target.count(-1, 114.0) - first == pytest.approx(12.0)  # ten alone, half of four
+    assert target.count(-1, 116.0) - second == pytest.approx(4.0)  # the other half, and two alone: together what it was busy for
 
 
 def test_several_answers_log_probabilities_and_tool_calls_pass(tmp_path: Path) -> None:

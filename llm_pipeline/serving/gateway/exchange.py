@@ -48,6 +48,8 @@ class Exchange:
     choices: dict[int, Choice] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "completion_tokens": 0})
     cost: float = 0.0
+    compute: float = 0.0
+    """Seconds of the engine that was asked last."""
     seconds: dict[str, float] = field(default_factory=dict)
     guardrails: list[str] = field(default_factory=list)
     guardrail_events: list[dict[str, Any]] = field(default_factory=list)
@@ -192,7 +194,10 @@ class Exchange:
         if not self._reported and self._counted:
             characters = sum(len(str(message["content"])) for message in self.sent)
             self.usage = {"prompt_tokens": characters // 4 + 1, "completion_tokens": self._counted}
-        self.cost += target.upstream.prices.of(self.usage)
+        prices = target.upstream.prices
+        self.cost += prices.of(self.usage, self.compute)
+        if prices.second:
+            self.seconds["compute"] = self.seconds.get("compute", 0.0) + self.compute
 
     @property
     def asks_again(self) -> str | None:

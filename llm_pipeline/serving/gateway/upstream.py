@@ -28,13 +28,15 @@ REFUSALS = (400, 413, 422)
 
 @dataclass(frozen=True)
 class Prices:
-    """Per 1,000 tokens, in any one currency."""
+    """Per 1,000 tokens, and per second of the server, in any one currency."""
 
     prompt: float = 0.0
     completion: float = 0.0
+    second: float = 0.0
+    """What the machine costs while it works (CPUs or GPUs); requests that it works on at the same time share the second."""
 
-    def of(self, usage: Mapping[str, int]) -> float:
-        return (self.prompt * usage["prompt_tokens"] + self.completion * usage["completion_tokens"]) / 1000
+    def of(self, usage: Mapping[str, int], seconds: float = 0.0) -> float:
+        return (self.prompt * usage["prompt_tokens"] + self.completion * usage["completion_tokens"]) / 1000 + self.second * seconds
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,15 @@ class Target:
     breaker: Breaker
     in_flight: int = 0
     heads: dict[str, bytes] = field(default_factory=dict)
+    _meter: float = 0.0
+    _read_at: float = 0.0
+
+    def count(self, change: int, now: float) -> float:
+        """A request begins or ends; what the meter gained between the two is that request's share of the server's seconds."""
+        if self.in_flight:
+            self._meter += (now - self._read_at) / self.in_flight
+        self.in_flight, self._read_at = self.in_flight + change, now
+        return self._meter
 
     def head(self, path: str, request_id: str, trace: str) -> bytes:
         """The fixed part of a request's head is made once; the key is read from the environment then."""
@@ -161,11 +172,13 @@ class Call:
         self._rest = b""
         self._done = False
         self._later = False
+        self.seconds = 0.0
+        """The server's seconds that it took, once it is over."""
 
     async def __aenter__(self) -> Call:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._target.in_flight += 1
+        self._metered = self._target.count(1, self._began)
         try:
             status = await self._open()
             if status != 200:
@@ -277,7 +290,7 @@ class Call:
         return UpstreamError(503, f"no engine answers: {self._target.name}: {error!r}", code="engine_unavailable", retry_after=1)
 
     def _leave(self, error: BaseException | None) -> None:
-        self._target.in_flight -= 1
+        self.seconds = self._target.count(-1, self._loop.time()) - self._metered
         if isinstance(error, UpstreamError):
             if error.status not in (404, 429):  # busy is not broken, nor is who lacks an adapter
                 self._target.breaker.note(good=False, now=self._loop.time())

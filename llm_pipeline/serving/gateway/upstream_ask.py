@@ -119,15 +119,19 @@ class Engines:
     async def _stream(self, target: Target, exchange: Exchange, show: Show | None) -> None:
         longest = None if target.name == ENGINE else self._longest
         body = exchange.body(target, longest)
-        async with self._upstreams.call(target, CHAT, body, exchange.id, exchange.trace.header) as call:
-            while (events := await call.events()) is not None:
-                pieces = exchange.take(events)
-                if pieces and show is not None:
-                    await show(pieces)
-                if exchange.stopped:
-                    break
-            else:
-                await call.finish()
+        call = self._upstreams.call(target, CHAT, body, exchange.id, exchange.trace.header)
+        try:
+            async with call:
+                while (events := await call.events()) is not None:
+                    pieces = exchange.take(events)
+                    if pieces and show is not None:
+                        await show(pieces)
+                    if exchange.stopped:
+                        break
+                else:
+                    await call.finish()
+        finally:
+            exchange.compute = call.seconds
         pieces = exchange.close(target)
         if pieces and show is not None:
             await show(pieces)
