@@ -67,7 +67,7 @@ def _instructions(view: View, policy: PoisonPolicy) -> dict[int, Finding]:
             places[int(view.tokens.doc[token]), name].append(int(view.tokens.start[token]))
     for (at, name), starts in places.items():
         for first, last in _runs(starts) if at not in found else ():
-            if _pattern(policy.instructions, name).search(view.between(at, first - AROUND, last + AROUND)):
+            if _pattern(policy.instructions, name).search(view.between(at, first - AROUND, last + AROUND).lower()):
                 found[at] = Finding("hidden_instruction", 1.0, f"{name}, near character {first - view.first(at)}")
                 break
     return found
@@ -118,4 +118,4 @@ def _families(instructions: tuple[Instructions, ...]) -> tuple[tuple[str, ...], 
 @cache
 def _pattern(instructions: tuple[Instructions, ...], name: str) -> re.Pattern[str]:
     patterns = next(family.patterns for family in instructions if family.name == name)
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.I)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))

@@ -63,11 +63,10 @@ class Lexicon:
 
     def present(self, view: View) -> Ints:
         """How many different phrases a document has."""
-        found = np.zeros(view.count, np.int64)
-        for phrase in self._hashed:
-            at = _occurrences(view, np.flatnonzero(view.token_hashes == phrase.hashes[phrase.key]), phrase)
-            found[np.unique(view.tokens.doc[at])] += 1
-        return found
+        present = np.zeros((view.count, len(self._hashed)), np.bool_)
+        first, numbers = self.find(view)
+        present[view.tokens.doc[first], numbers] = True
+        return present.sum(axis=1, dtype=np.int64)
 
     def counts(self, view: View) -> Ints:
         """Occurrences by document."""

@@ -40,7 +40,7 @@ def repetition_scores(view: View) -> dict[str, Floats]:
     first = first_of(keys)
     number = view.per_document(tokens.doc)
     total = view.per_document(tokens.doc, tokens.length)
-    different = view.per_document(tokens.doc[first == np.arange(len(first))])
+    different = view.per_document(tokens.doc, first == np.arange(len(first)))
     scores = {"unique_words": np.where(number >= LONG_ENOUGH, share(different, number), 1.0)}
     upto = np.append(0, np.cumsum(tokens.length))
     for found in _repeats(view, keys, first):
@@ -58,17 +58,15 @@ def _by_document(hashes: Hashes, doc: Ints) -> Hashes:
 
 def first_of(keys: Hashes) -> Ints:
     """Where the value of every key occurs first: keys are thrown into buckets, and those that lost theirs to another value again."""
-    first = np.arange(len(keys))
-    bits = max(8, len(keys).bit_length() + 2)
+    first, bits = np.empty(len(keys), np.int64), max(8, len(keys).bit_length() + 2)
     table = np.empty(1 << bits, np.int64)
-    waiting, spread = first, keys
+    waiting, spread = np.arange(len(keys)), keys
     while len(waiting):
-        bucket = (spread >> np.uint64(64 - bits)).astype(np.int64)
+        bucket = (spread >> np.uint64(64 - bits)).view(np.int64)
         table[bucket[::-1]] = waiting[::-1]  # the last one written stays: the earliest
-        winner = table[bucket]
-        same = keys[winner] == keys[waiting]
-        first[waiting[same]] = winner[same]
-        waiting, spread = waiting[~same], mixed(spread[~same] + np.uint64(1))
+        first[waiting] = winner = table.take(bucket)
+        lost = np.flatnonzero(keys.take(winner) != keys.take(waiting))
+        waiting, spread = waiting.take(lost), mixed(spread.take(lost) + np.uint64(1))
     return first
 
 

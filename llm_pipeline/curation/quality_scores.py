@@ -9,10 +9,13 @@ from llm_pipeline.curation.quality_repetition import REPEATED, TOP, duplicate_pi
 from llm_pipeline.curation.quality_view import (
     CONSONANT,
     LETTER,
+    NO_CAPITAL,
+    NO_LETTER,
+    PIECE_END,
     PLAIN_VOWEL,
     SELDOM,
+    SENTENCE_END,
     TERMINAL,
-    UPPER,
     VOWEL,
     Bools,
     Floats,
@@ -48,8 +51,6 @@ _BOILERPLATE = Lexicon(
     )
 )
 _BULLETS = np.array([ord(c) for c in "-*•‣"], np.uint32)
-_ENDS = np.array([ord(c) for c in ".!?…。！？؟।"], np.uint32)
-_PIECE_ENDS = np.array([ord(c) for c in ".!?|"], np.uint32)
 _RARE_PAIRS = ("qj", "qz", "jq", "zx", "xz", "vq", "qv", "jx", "xj", "wq", "qx", "zq", "vj", "jz")
 
 
@@ -61,7 +62,7 @@ def quality_scores(view: View) -> dict[str, Floats]:
     paragraph_shares = duplicate_pieces(view, view.paragraphs)
     passages = view.passages
     passage_number = view.per_document(passages.doc)
-    punctuated = view.per_document(passages.doc[view.is_a(TERMINAL)[passages.end - 1]])
+    punctuated = view.per_document(passages.doc[view.classes[passages.end - 1] & TERMINAL > 0])
     sentence_end = _ends_sentence(view)
 
     def of_lines(chosen: Bools) -> Floats:
@@ -70,7 +71,7 @@ def quality_scores(view: View) -> dict[str, Floats]:
     scores = {
         "word_count": number,
         "mean_word_length": share(view.per_document(words.doc, words.length), number),
-        "alphabetic_words": share(view.per_document(words.doc[_with_any(view.is_a(LETTER), words)]), number),
+        "alphabetic_words": share(view.per_document(words.doc, _with_any(view.is_a(LETTER), words)), number),
         "symbol_ratio": share(np.maximum(_characters(view, "#"), _characters(view, "…") + _triple_dots(view)), number),
         "bullet_lines": of_lines(np.isin(view.codes[lines.start], _BULLETS)),
         "ellipsis_lines": of_lines(_ellipsis(view, lines)),
@@ -84,7 +85,7 @@ def quality_scores(view: View) -> dict[str, Floats]:
         "curly_brackets": _characters(view, "{") + _characters(view, "}"),
         "lorem_ipsum": _LOREM.counts(view).astype(np.float64),
         "punctuated_lines": np.where(
-            passage_number == 1, view.per_document(words.doc[sentence_end]) > 0, share(punctuated, passage_number)
+            passage_number == 1, view.per_document(words.doc, sentence_end) > 0, share(punctuated, passage_number)
         ),
         "short_lines": of_lines(lines.length <= SHORT_LINE),
         "newlines": share(_characters(view, "\n") - 1, number),
@@ -102,7 +103,7 @@ def _with_any(mask: Bools, pieces: Segments) -> Bools:
     """Which pieces have a character that is marked."""
     upto = np.zeros(len(mask) + 1, np.int32)
     np.cumsum(mask, out=upto[1:])
-    return upto[pieces.end] > upto[pieces.start]
+    return upto.take(pieces.end) > upto.take(pieces.start)
 
 
 def _ellipsis(view: View, pieces: Segments) -> Bools:
@@ -126,8 +127,8 @@ def _words_of(view: View, positions: Ints) -> Ints:
 
 def _ends_sentence(view: View) -> Bools:
     """Which words have a sentence end, at most a quote or bracket behind it."""
-    words = view.words
-    return np.isin(view.codes[words.end - 1], _ENDS) | (np.isin(view.codes[words.end - 2], _ENDS) & (words.length > 1))
+    end = view.words.end
+    return ((view.classes[end - 1] | view.classes[end - 2] * (view.words.length > 1)) & SENTENCE_END) != 0
 
 
 def _sentences(view: View, sentence_end: Bools) -> Floats:
@@ -135,11 +136,11 @@ def _sentences(view: View, sentence_end: Bools) -> Floats:
 
     Wrapped lines are joined first. A text of one line is a passage, not a page: it has no such number.
     """
-    words, lines, line_of_word = view.words, view.passages, view.passage_of_word
-    wanted = view.is_a(TERMINAL)[lines.end - 1] & ~_ellipsis(view, lines) & (np.bincount(line_of_word, minlength=len(lines)) >= 5)
+    lines, size = view.passages, np.diff(view.passage_starts)
+    wanted = (view.classes[lines.end - 1] & TERMINAL > 0) & ~_ellipsis(view, lines) & (size >= 5)
     first, _ = _NO_SENTENCE.find(view)
-    wanted[line_of_word[_words_of(view, view.tokens.start[first])]] = False
-    number = view.per_document(words.doc[sentence_end & wanted[line_of_word]])
+    wanted[np.searchsorted(lines.start, view.tokens.start[first], side="right") - 1] = False
+    number = view.per_document(view.words.doc, sentence_end & np.repeat(wanted, size))
     return np.where(view.per_document(lines.doc) > 1, number, np.nan)
 
 
@@ -149,8 +150,8 @@ def _boilerplate_words(view: View, number: Floats) -> Floats:
     first, _ = _BOILERPLATE.find(view)
     if not len(first):
         return np.zeros(view.count)
-    new = np.diff(view.line_of_word, prepend=-1) != 0
-    new[1:] |= np.isin(view.codes[words.end[:-1] - 1], _PIECE_ENDS)
+    new = view.line_begins
+    new[1:] |= view.classes[words.end[:-1] - 1] & PIECE_END > 0
     piece = np.cumsum(new) - 1
     marked = np.zeros(piece[-1] + 1, np.bool_)
     marked[piece[_words_of(view, view.tokens.start[first])]] = True
@@ -160,13 +161,13 @@ def _boilerplate_words(view: View, number: Floats) -> Floats:
 def _implausible_words(view: View) -> Floats:
     """Share of the Latin words (four letters and more, not all capitals) that no language writes: from four words on."""
     tokens = view.tokens
-    latin = (tokens.length >= 4) & (view.codes[tokens.start] < 0x250)
-    latin &= ~_with_any(~view.is_a(LETTER), tokens) & _with_any(~view.is_a(UPPER), tokens)
-    strange = ~_with_any(view.is_a(VOWEL), tokens)
+    has = np.bitwise_or.reduceat(view.classes, tokens.start) if len(tokens) else np.empty(0, np.uint16)  # what parts tokens adds nothing
+    latin = (tokens.length >= 4) & (view.codes[tokens.start] < 0x250) & (has & (NO_LETTER | NO_CAPITAL) == NO_CAPITAL)
+    strange = has & VOWEL == 0
     for positions in (_runs_of(view.is_a(CONSONANT), 6), _runs_of(view.is_a(PLAIN_VOWEL), 5), _rare_pairs(view)):
         strange[np.searchsorted(tokens.start, positions, side="right") - 1] = True
-    number = view.per_document(tokens.doc[latin])
-    return share(view.per_document(tokens.doc[latin & strange]), number) * (number >= 4)
+    number = view.per_document(tokens.doc, latin)
+    return share(view.per_document(tokens.doc, latin & strange), number) * (number >= 4)
 
 
 def _runs_of(mask: Bools, length: int) -> Ints:

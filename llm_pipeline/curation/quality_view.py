@@ -25,10 +25,14 @@ Floats = npt.NDArray[np.float64]
 SPACE, WORD, LETTER, UPPER, UNSPACED, TERMINAL, VOWEL, PLAIN_VOWEL, CONSONANT, SELDOM, HIDDEN, LOOK_ALIKE = (
     np.uint16(1 << bit) for bit in range(12)
 )
+SENTENCE_END, PIECE_END, NO_LETTER, NO_CAPITAL = (np.uint16(1 << bit) for bit in range(12, 16))
+"""The last two are of word characters."""
 LONGEST = 2_000_000
 """Characters of a document that are looked at; ten times Gopher's longest document of 100,000 words is longer than any good one."""
 _LETTERS = {
     TERMINAL: ".!?\"'”’»…。！？؟।:",
+    SENTENCE_END: ".!?…。！？؟।",
+    PIECE_END: ".!?|",
     PLAIN_VOWEL: "aeiou",
     CONSONANT: "bcdfghjklmnpqrstvwxz",
     SELDOM: "qjxzv",
@@ -76,6 +80,9 @@ def _classes() -> npt.NDArray[np.uint16]:
     for first, last in _HIDDEN:
         table[first : last + 1] |= HIDDEN
     table[[ord(c) for c in LOOK_ALIKES]] |= LOOK_ALIKE
+    word = table & WORD > 0
+    table[word & (table & LETTER == 0)] |= NO_LETTER
+    table[word & (table & UPPER == 0)] |= NO_CAPITAL
     return table
 
 
@@ -111,6 +118,10 @@ def holders(ends: Ints, positions: Ints) -> Ints:
     return np.repeat(np.arange(len(ends)), np.diff(np.searchsorted(positions, ends, side="right"), prepend=0))
 
 
+def _different(ascending: Ints) -> Ints:
+    return ascending[np.diff(ascending, prepend=-1) != 0]
+
+
 @dataclass(frozen=True)
 class Segments:
     """Pieces of the array: `[start, end)` in characters and the document that each lies in."""
@@ -135,7 +146,7 @@ class View:
         self.count = len(cut)
         joined = "\n".join([*cut, ""])
         self.codes: npt.NDArray[np.uint32] = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-        self.classes = _classes()[self.codes]
+        self.classes = _classes().take(self.codes)
         self.ends = np.cumsum([len(text) + 1 for text in cut], dtype=np.int64) - 1
         self._any_unspaced = bool((self.classes & UNSPACED).any())
 
@@ -154,10 +165,12 @@ class View:
         change = np.empty(len(inside), np.bool_)
         change[0:1] = inside[0:1]
         np.not_equal(inside[1:], inside[:-1], out=change[1:])
-        if self._any_unspaced:
-            alone = self.is_a(UNSPACED)
-            change |= alone
-            change[1:] |= alone[:-1]
+        if not self._any_unspaced:
+            start, end = np.flatnonzero(change).reshape(-1, 2).T.copy()  # every text ends in a line end, which is in no piece
+            return Segments(start, end, holders(self.ends, start))
+        alone = self.is_a(UNSPACED)
+        change |= alone
+        change[1:] |= alone[:-1]
         at = np.flatnonzero(change)
         first = inside[at]
         start = at[first]
@@ -168,7 +181,7 @@ class View:
     def _prefix(self) -> Hashes:
         """Sums of character times power, so that the hash of any piece is one subtraction."""
         sums = np.zeros(len(self.codes) + 1, np.uint64)
-        np.cumsum(_lower()[self.codes] * self._powers[: len(self.codes)], out=sums[1:])
+        np.cumsum(_lower().take(self.codes) * self._powers[: len(self.codes)], out=sums[1:])
         return sums
 
     @cached_property
@@ -179,7 +192,7 @@ class View:
         """64-bit hashes of the pieces in lower case: equal text, equal hash, wherever it stands."""
         size = len(self.codes)
         back = np.uint64(pow(int(_PRIME), -size, 1 << 64))
-        return mixed((self._prefix[pieces.end] - self._prefix[pieces.start]) * self._powers[size - pieces.start] * back)
+        return mixed((self._prefix.take(pieces.end) - self._prefix.take(pieces.start)) * self._powers.take(size - pieces.start) * back)
 
     @cached_property
     def token_hashes(self) -> Hashes:
@@ -193,17 +206,18 @@ class View:
     @cached_property
     def _line_starts(self) -> Ints:
         """The first word of every line, and the number of words last."""
-        newlines = np.flatnonzero(self.codes == 10)
-        number = np.searchsorted(newlines, self.words.start)
-        return np.append(np.flatnonzero(np.diff(number, prepend=-1)), len(self.words))
+        return _different(np.concatenate([[0], np.searchsorted(self.words.start, self.newlines), [len(self.words)]]))
+
+    @cached_property
+    def newlines(self) -> Ints:
+        return np.flatnonzero(self.codes == 10)
 
     @property
-    def line_of_word(self) -> Ints:
-        return np.repeat(np.arange(len(self.lines)), np.diff(self._line_starts))
-
-    @property
-    def passage_of_word(self) -> Ints:
-        return np.repeat(np.arange(len(self.passages)), np.diff(self._passage_starts))
+    def line_begins(self) -> Bools:
+        """Which words are the first of their line."""
+        begins = np.zeros(len(self.words), np.bool_)
+        begins[self._line_starts[:-1]] = True
+        return begins
 
     @cached_property
     def lines(self) -> Segments:
@@ -213,7 +227,7 @@ class View:
     @cached_property
     def passages(self) -> Segments:
         """Lines as they were before they were wrapped: a long one without an end goes on in the next, when that begins small."""
-        return self._of_words(self._passage_starts)
+        return self._of_words(self.passage_starts)
 
     @cached_property
     def paragraphs(self) -> Segments:
@@ -221,7 +235,8 @@ class View:
         return self._of_words(self._joined(self._line_ends_before == 1))
 
     @cached_property
-    def _passage_starts(self) -> Ints:
+    def passage_starts(self) -> Ints:
+        """The first word of every passage, and the number of words last."""
         long, first = self.lines.length[:-1] >= WRAPPED, self.lines.start[1:]
         unended = (self.classes[self.lines.end[:-1] - 1] & TERMINAL) == 0
         small = (self.classes[first] & (LETTER | UPPER)) == LETTER
@@ -230,7 +245,7 @@ class View:
     @cached_property
     def _line_ends_before(self) -> Ints:
         """How many lines each line but the first is below the one before it; 0 at the beginning of a text."""
-        number = np.searchsorted(np.flatnonzero(self.codes == 10), self.lines.start)
+        number = np.searchsorted(self.newlines, self.lines.start)
         return np.where(np.diff(self.lines.doc) == 0, np.diff(number), 0)
 
     def _joined(self, goes_on: Bools) -> Ints:

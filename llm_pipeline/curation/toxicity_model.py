@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -43,19 +42,21 @@ class AbuseModel:
 
     def probabilities(self, texts: Iterable[str]) -> list[float]:
         """How likely each text is abusive."""
-        return [self._of_words(_WORD.findall(text.lower())) for text in texts]
+        known, size = self.vocabulary, len(self.vocabulary)
+        words = [[known[word] for word in _WORD.findall(text.lower()) if word in known] for text in texts]
+        text_of = np.repeat(np.arange(len(words)), [len(found) for found in words])
+        cells, counts = np.unique(text_of * size + np.array([at for found in words for at in found], np.int64), return_counts=True)
+        text, word = np.divmod(cells, size)
+        values = self.rarity[word] * counts
+        length = np.sqrt(np.bincount(text, values**2, minlength=len(words)))
+        values /= length[text]
+        weighed = np.array([np.bincount(text, weights[word] * values, minlength=len(words)) for weights in self.weights])
+        return list(self._calibrated(weighed).tolist())
 
     def of_single_words(self) -> dict[str, float]:
         """How likely a text of one word is abusive, for all words of the vocabulary."""
         found = self._calibrated(self.weights)
         return {word: float(found[at]) for word, at in self.vocabulary.items()}
-
-    def _of_words(self, words: Sequence[str]) -> float:
-        counts = Counter(self.vocabulary[word] for word in words if word in self.vocabulary)
-        at = np.array(list(counts), np.int64)
-        values = self.rarity[at] * np.array(list(counts.values()), np.float64)
-        length = float(np.sqrt(values @ values)) or 1.0
-        return float(self._calibrated(self.weights[:, at] @ (values / length)))
 
     def _calibrated(self, weighed: Floats) -> Any:
         """The mean of the classifiers' probabilities (Platt 1999), given what the words weigh with each of them."""
