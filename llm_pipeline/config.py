@@ -17,7 +17,7 @@ from llm_pipeline.errors import ConfigError, near
 T = TypeVar("T")
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml reads ten times as fast
     """YAML keeps the last of two equal keys without a word; here they are an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

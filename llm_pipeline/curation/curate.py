@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,9 @@ from llm_pipeline.curation.ledger import LEDGER_SCHEMA, Action, Entry, ledger_ta
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import ContractError
 from llm_pipeline.store import write_atomically
+
+if TYPE_CHECKING:
+    from llm_pipeline.curation.quality_policy import QualityPolicy
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -50,6 +54,12 @@ class Run:
     def __init__(self, out: Path, work: Path, say: Say, last: str) -> None:
         self.out, self.work, self.say, self.last, self.balance = out, work, say, last, Balance()
 
+    @cached_property
+    def quality(self) -> QualityPolicy:
+        from llm_pipeline.curation.quality import load_policy
+
+        return load_policy()
+
     def stage(self, name: str, tables: Iterator[tuple[pa.Table, pa.Table]], ledger: ParquetOut) -> Path:
         """Write the rows that stay and the ledger of those that don't."""
         begun, path = time.process_time(), self.work / f"{name}.parquet"
@@ -65,21 +75,19 @@ class Run:
 
     def normalised(self, source: Path, licence: str) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.normalise import normalise_rows
-        from llm_pipeline.curation.quality import load_policy
         from llm_pipeline.curation.readers import raw_rows, read_file
 
-        policy = load_policy().poison
         declared = Source("corpus", "files", licence, "user", "provided by the user", uri=str(source))
         root = source if source.is_dir() else source.parent
         records = (record for file in files_of(source) for record in read_file(file, root))
         for rows in chain([[]], raw_rows(declared, records)):
             self.balance.received += len(rows)
-            yield normalise_rows(rows, "", (), policy)
+            yield normalise_rows(rows, "", (), self.quality.poison)
 
     def filtered(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
-        from llm_pipeline.curation.quality import filter_batches, load_policy
+        from llm_pipeline.curation.quality import filter_batches
 
-        return _judged(Corpus(path), filter_batches(Corpus(path), load_policy()), "filtered_documents")
+        return _judged(Corpus(path), filter_batches(Corpus(path), self.quality), "filtered_documents")
 
     def scrubbed(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.pii import load_policy

@@ -79,7 +79,7 @@ class LineModel:
         for line, rows in (self._of_words(joined), *self._of_grams(joined)):
             begins = np.flatnonzero(np.diff(line, prepend=-1))
             if len(rows):
-                sums[line[begins]] += np.add.reduceat(self.vectors[rows], begins, axis=0)
+                sums[line[begins]] += np.add.reduceat(self.vectors.take(rows, axis=0), begins, axis=0)
                 counts += np.bincount(line, minlength=len(lines))
         best, probability = self._likeliest(np.divide(sums, counts[:, None], dtype=np.float32))
         yield from zip((self.labels[label] for label in best.tolist()), probability.tolist(), strict=True)
@@ -119,9 +119,9 @@ class LineModel:
                 hashes[at - (n - 1)] = (hashes[at - (n - 1)] ^ signed[starts[at] + byte]) * _PRIME
             if n in self.lengths:
                 at = np.flatnonzero(inside)
-                found = hashes[at]
+                found = hashes.take(at)
                 found -= found // buckets * buckets  # a third of what % takes
-                yield _known(line, self.places[found], at)
+                yield _known(line, self.places.take(found), at)
 
     def _likeliest(self, hidden: Floats) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Of every row the label at the end of the likeliest way down the tree, and how likely it is."""
@@ -141,7 +141,7 @@ class LineModel:
 def _known(line: Ints, rows: npt.NDArray[np.integer[Any]], at: Ints) -> tuple[Ints, Ints]:
     """Those with a row; `at` says where in `line` each row's line stands."""
     known = np.flatnonzero(rows >= 0)
-    return line[at[known]], rows[known].astype(np.int64)
+    return line.take(at.take(known)), rows.take(known).astype(np.int64)
 
 
 def _word_keys(joined: bytes) -> tuple[npt.NDArray[np.uint8], Keys]:

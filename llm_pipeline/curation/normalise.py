@@ -70,7 +70,8 @@ def normalise_rows(
             continue
         seen.add(identity)
         kept.append((record, identity, draft))
-        entries += [Entry(identity, record["uri"], record["row"], STAGE, change, "changed") for change in dict.fromkeys(draft.changes)]
+        for change in dict.fromkeys(draft.changes) if draft.changes else ():
+            entries.append(Entry(identity, record["uri"], record["row"], STAGE, change, "changed"))
     return _documents(kept, day), ledger_table(day, entries)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +97,22 @@ def raw_batches(source: Source, records: Iterable[Record], day: str | None = Non
 
 def raw_rows(source: Source, records: Iterable[Record]) -> Iterator[list[dict[str, Any]]]:
     """The same batches for whoever reads every row once: what `normalise_rows` needs, and no table."""
-    names = ("uri", "row", "external_id", "media_type", "content", "problem", "encoding", "parsed")
-    values, same = attrgetter(*names), {"source": source.name, "licence": source.licence}
     for batch in _batches(records):
-        yield [same | dict(zip(names, values(record), strict=True)) for record in batch]
+        yield [
+            {
+                "source": source.name,
+                "licence": source.licence,
+                "uri": record.uri,
+                "row": record.row,
+                "external_id": record.external_id,
+                "media_type": record.media_type,
+                "content": record.content,
+                "problem": record.problem,
+                "encoding": record.encoding,
+                "parsed": record.parsed,
+            }
+            for record in batch
+        ]
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -43,8 +43,9 @@ def scrub_day(documents: pa.Table, day: str, policy: PiiPolicy) -> tuple[pa.Tabl
     """(scrubbed documents, spans, ledger); titles and messages are scrubbed too, spans are offsets into `text`."""
     columns: dict[str, list[Any]] = documents.select(["id", "text", "title", "messages"]).to_pydict()
     ids, original = columns["id"], columns["text"]
-    texts, spans = scrub_texts(original, policy, ids)
-    titles, _ = scrub_texts([title or "" for title in columns["title"]], policy, ids)
+    both, found = scrub_texts([*original, *(title or "" for title in columns["title"])], policy, [*ids, *ids])
+    texts, titles = both[: len(ids)], both[len(ids) :]
+    spans = [span for span in found if span.text < len(ids)]
     by_row: dict[int, list[Span]] = defaultdict(list)
     for span in spans:
         by_row[span.text].append(span)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +100,13 @@ def test_prefilter_is_a_superset_of_the_matchers(parts: list[str]) -> None:
             places = [(low, high) for *_, low, high in windows([finder], [text])]
             for start, end, *_, name in finder.find(text, 0, len(text)):
                 assert any(low <= start and end <= high for low, high in places), (name, text[start:end])
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces)
+def test_finders_that_need_digits_find_nothing_without(parts: list[str]) -> None:
+    text = re.sub("[0-9]", "", " ".join(parts)) * 2
+    assert not list(windows([finder for finder in finders(POLICY) if finder.digits], [text]))
 
 
 @settings(max_examples=30, deadline=None)

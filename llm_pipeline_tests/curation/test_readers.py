@@ -165,6 +165,18 @@ def test_half_a_surrogate_pair_never_leaves_the_reader(tmp_path: Path) -> None:
     assert (record.uri, record.external_id, json.loads(record.content)["text"]) == ("x?", "?", "a?b")
 
 
+@pytest.mark.parametrize(
+    "identity", ["18446744073709551616", "-9223372036854775809", "1.5", "9007199254740993", "-0", "1e400", "NaN", "true"]
+)
+def test_numbers_name_a_row_as_python_reads_them(tmp_path: Path, identity: str) -> None:
+    line = f'{{"id": {identity}, "text": "t \\ud83d\\ude00"}}'
+    [record] = _read(tmp_path, "rows.jsonl", line.encode())
+    assert record.external_id == str(json.loads(line)["id"])
+    assert record.parsed is not None
+    assert record.parsed["text"] == "t 😀"
+    assert json.loads(record.content)["text"] == "t 😀"
+
+
 def test_a_row_that_is_too_long_costs_only_itself(tmp_path: Path) -> None:
     rows = [b'{"text": "one"}', b'{"text": "' + b"x" * (50 << 20) + b'"}', b'{"text": "two"}']
     records = _read(tmp_path, "a.jsonl", b"\n".join(rows))

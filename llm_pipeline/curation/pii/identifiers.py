@@ -251,7 +251,7 @@ def _worth(value: str) -> bool:
 
 def identifier_finders() -> list[Finder]:
     return [
-        Finder(_NUMBER, _finder(IDENTIFIERS), before=24, after=16, worth=_worth),
+        Finder(_NUMBER, _finder(IDENTIFIERS), before=24, after=16, worth=_worth, digits=True),
         Finder(_NAMED, _finder(NAMED), before=AFTER + 24, after=BEFORE + 40),
     ]
 

@@ -35,6 +35,7 @@ _SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?:
 _HELLO = cased(
     "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá"
 )
+_HELLOS = frozenset(_HELLO.lower().split("|"))
 _SURE = cased(
     "thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|"
     "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbour|neighbor|assistant|"
@@ -70,7 +71,7 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
         Finder(rf"(?:{_STATED}){_LINK}{upper}", judge.introduced(_INTRODUCTION), before=4, after=90),
         Finder(f"(?:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
         Finder(
-            rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*",
+            rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}[A-Za-zÀ-ɏḀ-ỿ0-9_'’-]*",  # whole words, which `worth` judges
             judge.greeted,
             before=2,
             after=40,
@@ -116,8 +117,9 @@ class _Judge:
         return "." in value or "-" in value or not self.listed.isdisjoint(value.lower().replace("'s", "").replace("’s", "").split(" "))
 
     def ends_in_name(self, value: str) -> bool:
-        word = value.split()[-1].removesuffix("'s").removesuffix("’s")
-        return self.is_first(word) or self.may_be_last(word)
+        *before, word = value.split()
+        word = word.removesuffix("'s").removesuffix("’s")
+        return self.is_first(word) or (self.may_be_last(word) and any(said.strip(",:").lower() in _HELLOS for said in before))
 
     def starts_alone(self, value: str) -> bool:
         return self.is_alone(value.split(" ", 1)[0])

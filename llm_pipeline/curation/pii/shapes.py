@@ -62,7 +62,7 @@ def shape_finders() -> list[Finder]:
         Finder("@", _emails, before=66, after=270),
         _shape("email_spelled", "EMAIL", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=420, flags=re.I),
         _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
-        Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24),
+        Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24, digits=True),
         _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=48),
         _shape(
             "mac",
@@ -91,7 +91,7 @@ def shape_finders() -> list[Finder]:
             after=290,
         ),
         Finder("bc1|BC1|tb1|ltc1|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{25}", _wallets, before=100, after=120),
-        Finder("[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=4, after=90),
+        Finder("[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=4, after=90, digits=True),
     ]
 
 

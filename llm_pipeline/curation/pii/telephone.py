@@ -53,7 +53,7 @@ def phone_finder(regions: Sequence[str]) -> Finder:
             if score:
                 yield match.start(), match.end(), score, "PHONE", "phone"
 
-    return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16, worth=_worth)
+    return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16, worth=_worth, digits=True)
 
 
 def _worth(value: str) -> bool:

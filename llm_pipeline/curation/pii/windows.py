@@ -33,6 +33,8 @@ class Finder:
     after: int = 80
     worth: Callable[[str], bool] | None = None
     """A cheap look at the matched string that spares the window where it can hold nothing."""
+    digits: bool = False
+    """Whether every match of the anchor has a digit, so that a text without one need not be searched."""
 
 
 def windows(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[tuple[Finder, int, int, int]]:
@@ -67,9 +69,11 @@ def _matches(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[Iterab
             found = ((i, _compiled(finder.anchor).findall(text)) for i, text in enumerate(texts))
             yield [(i, matched, [finder.worth is None or finder.worth(value) for value in matched]) for i, matched in found if matched]
         return
-    column, frame = pl.col("text").str, pl.DataFrame({"text": texts}, {"text": pl.String})
-    columns = frame.select(column.extract_all(finder.anchor).alias(str(k)) for k, finder in enumerate(finders)).iter_columns()
-    for finder, series in zip(finders, columns, strict=True):
+    text, frame = pl.col("text"), pl.DataFrame({"text": texts}, {"text": pl.String})
+    frame = frame.with_columns(pl.when(text.str.contains("[0-9]")).then(text).alias("numbers"))
+    columns = {True: pl.col("numbers").str, False: text.str}
+    found = frame.select(columns[finder.digits].extract_all(finder.anchor).alias(str(k)) for k, finder in enumerate(finders))
+    for finder, series in zip(finders, found.iter_columns(), strict=True):
         lists = series.to_arrow()
         yield _worth_a_look(finder, np.diff(lists.offsets.to_numpy()), lists.flatten())
 
