@@ -141,7 +141,7 @@ def gateway(folder: Path, raw: Mapping[str, Any]) -> Iterator[Place]:
 
     with served(app) as url:
         deadline = time.monotonic() + 20
-        while not app.arms:
+        while not app.view.arms:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         yield Place(url, key, folder, app, logged)

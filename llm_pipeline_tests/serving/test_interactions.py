@@ -160,7 +160,7 @@ def test_a_disk_that_hangs_fills_the_queue_to_its_end_and_no_further(tmp_path: P
         writer = SegmentWriter(tmp_path, LogSettings(most_waiting=2), also=hang)
         await writer.append({"id": 0})
         await asyncio.to_thread(entered.wait, 30)
-        waiting = [writer.submit({"id": i}) for i in (1, 2)]
+        waiting = [writer.append({"id": i}) for i in (1, 2)]
         with pytest.raises(OSError, match="2 rows wait for the disk"):
             await writer.append({"id": 3})
         hanging.set()

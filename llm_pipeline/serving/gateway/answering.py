@@ -10,7 +10,6 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 
 from llm_pipeline.serving.cache.answers import AnswerCache, Lookup
@@ -74,8 +73,9 @@ class Output:
             self._headers["x-cache"] = "miss" if self._exchange.cache == "miss" else "hit"
 
     async def show(self, pieces: Pieces) -> None:
-        self._exchange.shown = True
-        self._cache_header()
+        if not self._exchange.shown:
+            self._exchange.shown = True
+            self._cache_header()
         await self._stream.write(b"".join([self._reply.piece(index, text) for index, text in pieces]))
 
     async def end(self) -> None:
@@ -172,8 +172,7 @@ class Answering:
     def _submit(self, exchange: Exchange) -> None:
         row = exchange.record()
         self._metrics.finished(row)
-        with suppress(OSError):
-            self._log.submit(row)
+        self._log.submit(row)
 
     async def _generate(self, exchange: Exchange, output: Output) -> None:
         request, route = exchange.request, exchange.arm.route

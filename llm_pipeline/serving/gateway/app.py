@@ -10,12 +10,12 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -59,7 +59,7 @@ from llm_pipeline.serving.traffic.state import State
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.3
 MODEL = "default"
-Headers = dict[str, str]
+Headers = dict[bytes, bytes]
 
 
 class Routes(Protocol):
@@ -67,6 +67,13 @@ class Routes(Protocol):
 
     def refresh(self) -> Snapshot: ...
     def report(self, snapshot: Snapshot) -> None: ...
+
+
+class View(NamedTuple):
+    """What requests meet: the desired state and the releases that are ready to serve it, replaced together."""
+
+    snapshot: Snapshot
+    arms: Mapping[str, Arm]
 
 
 class Gateway:
@@ -86,8 +93,7 @@ class Gateway:
         self._settings = settings or load_settings(folder)
         self._state = State(folder)
         self._routes, self._arms = routes or Router(self._state), Arms()
-        self._polling = ThreadPoolExecutor(1, "router")
-        self.snapshot, self.arms = Snapshot(), dict[str, Arm]()
+        self.view = View(Snapshot(), {})
         self.metrics = Metrics(folder / "metrics")
         self._paths: dict[str, Callable[[Headers, Receive, Send], Awaitable[None]]] = {
             "POST /v1/chat/completions": self._chat,
@@ -105,12 +111,11 @@ class Gateway:
         if scope["type"] == "lifespan":
             return await lifespan(receive, send, self._start, self._stop)
         route = f"{scope['method']} {scope['path']}"
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             handler = self._paths.get(route)
             if handler is None:
                 return await self._unknown(scope["path"], send)
-            await handler(headers, receive, send)
+            await handler(dict(scope["headers"]), receive, send)
         except HttpError as error:
             self.metrics.refused(error.status, error.code)
             await send_json(send, error.status, error.body(), error.headers())
@@ -137,13 +142,17 @@ class Gateway:
         self.metrics.watch("llm_spans", "Interactions sent to collectors", "outcome", lambda: dict(self._telemetry.counts))
         self._embeddings = Embeddings(self._settings, self._answering.engines, self._settings.embedding_upstream)
         self._mirror = Mirror()
-        await self._look()  # so that the first request meets keys and routes
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._look)  # so that the first request meets keys and routes
         gc.freeze()  # what is loaded by now stays: the collector need not look at it again with every few hundred requests
         gc.set_threshold(20_000, 20, 50)
-        self._poller = asyncio.create_task(self._poll())
+        self._ended = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="router", daemon=True)
+        self._poller.start()
 
     async def _stop(self) -> None:
-        self._poller.cancel()
+        self._ended.set()
+        await asyncio.to_thread(self._poller.join)
         await self._mirror.close()
         self._embeddings.close()
         await self._answering.close()
@@ -152,43 +161,35 @@ class Gateway:
         for part in (self._log, self._feedback_log, self._telemetry):
             await asyncio.to_thread(part.close)
 
-    async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll_seconds)
-            await self._look()
+    def _poll(self) -> None:
+        """On a thread of its own, so that a full event loop delays no switch: a request reads `view` once, whoever put it there."""
+        while not self._ended.wait(self._poll_seconds):
+            self._look()
 
-    async def _look(self) -> None:
+    def _look(self) -> None:
         """Take over the desired state as it is now, and say so."""
-        loop = asyncio.get_running_loop()
         try:
-            self.snapshot, arms = await loop.run_in_executor(self._polling, self._refresh)
-            if arms.keys() != self.arms.keys():
-                self._cache.keep(arms)
-            self.arms = arms
-            self.metrics.traffic(self.snapshot.weights)
-            await loop.run_in_executor(self._polling, self._report)
+            snapshot = self._routes.refresh()
+            known, self.view = self.view, View(snapshot, dict(self._arms.of(snapshot.routes)))
+            self._loop.call_soon_threadsafe(self.metrics.traffic, snapshot.weights)
+            if known.arms.keys() != self.view.arms.keys():
+                self._loop.call_soon_threadsafe(self._cache.keep, self.view.arms)
+            self._routes.report(snapshot)
+            with suppress(SQLAlchemyError):  # when a key was last used is worth no alarm
+                self._state.keys.write_seen()
+            self.metrics.share()
         except Exception:
             log.exception("the desired state cannot be read; the last one stays in force")
 
-    def _refresh(self) -> tuple[Snapshot, dict[str, Arm]]:
-        snapshot = self._routes.refresh()
-        return snapshot, dict(self._arms.of(snapshot.routes))
-
-    def _report(self) -> None:
-        self._routes.report(self.snapshot)
-        with suppress(SQLAlchemyError):  # when a key was last used is worth no alarm
-            self._state.keys.write_seen()
-        self.metrics.share()
-
     def _authenticate(self, headers: Headers, *scopes: str) -> Key:
         """The request's key, which must have one of `scopes`."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not key:
             raise HttpError(401, "an API key is needed: Authorization: Bearer <key>", code="missing_api_key")
-        known = self.snapshot.keys.get(key_hash(key.strip()))
+        known = self.view.snapshot.keys.get(key_hash(key.strip().decode("latin-1")))
         if known is None:
             raise HttpError(401, "the API key is not valid", code="invalid_api_key")
-        if not known.scopes & set(scopes):
+        if known.scopes.isdisjoint(scopes):
             raise HttpError(403, f"the API key lacks the scope {' or '.join(scopes)}", code="scope_missing")
         self._state.keys.seen(known.id)
         return known
@@ -204,9 +205,11 @@ class Gateway:
         await self._answer(request, key, headers, receive, send, TextReply)
 
     async def _answer(self, request: ChatRequest, key: Key, headers: Headers, receive: Receive, send: Send, form: type[ChatReply]) -> None:
-        exchange = self._exchange(request, key, headers)
+        view = self.view
+        exchange = self._exchange(view, request, key, headers)
         await until_disconnect(receive, self._answering.answer(exchange, form(exchange.id, request.model), send))
-        if self.snapshot.shadow and self.snapshot.shadow != exchange.variant and (arm := self.arms.get(self.snapshot.shadow)):
+        shadow = view.snapshot.shadow
+        if shadow and shadow != exchange.variant and (arm := view.arms.get(shadow)):
             copy = Exchange(request, arm, key, exchange.received_at, trace_of(exchange.trace.header), VARIANT)
             self._mirror.offer(partial(self._answering.answer, copy, ChatReply(copy.id, request.model)))
 
@@ -214,33 +217,34 @@ class Gateway:
         key, bounds = self._authenticate(headers, "chat"), self._settings.protection
         request = parse_embedding(await read_json(receive, bounds.max_body_bytes), bounds.max_prompt_characters)
         tokens = sum(len(text) // 4 + 1 for text in request.texts)
-        arm = self.arms.get(request.model) or next((self.arms.get(name) for name in self.snapshot.weights), None)
+        snapshot, arms = self.view
+        arm = arms.get(request.model) or next((arms.get(name) for name in snapshot.weights), None)
         async with self._limiter.admit(key, tokens) as permit:
             permit.settle(tokens)
             reply = await self._embeddings.embed(request, arm)
         await send_json(send, 200, reply, permit.headers())
 
-    def _exchange(self, request: ChatRequest, key: Key, headers: Headers) -> Exchange:
+    def _exchange(self, view: View, request: ChatRequest, key: Key, headers: Headers) -> Exchange:
         """The request with its arm: sticky by user or session, that of the model's name, or that of its task."""
-        received_at = event_time(headers.get("x-event-time"), allowed="simulate" in key.scopes)
-        name = self._release(request, request.user or headers.get("x-session-id"))
-        arm = self.arms.get(name)
+        received_at = event_time(_text(headers, b"x-event-time"), allowed="simulate" in key.scopes)
+        name = self._release(view, request, request.user or _text(headers, b"x-session-id"))
+        arm = view.arms.get(name)
         if arm is None:
             raise HttpError(503, f"release {name} is not ready", code="not_ready", retry_after=1)
-        exchange = Exchange(request, arm, key, received_at, trace_of(headers.get("traceparent")), name)
-        if task := arm.plan.task(request.metadata, exchange.question):
-            exchange.upstream, exchange.arm = task.upstream, self.arms.get(task.release or name, arm)
+        exchange = Exchange(request, arm, key, received_at, trace_of(_text(headers, b"traceparent")), name)
+        if arm.plan.tasks and (task := arm.plan.task(request.metadata, exchange.question)):
+            exchange.upstream, exchange.arm = task.upstream, view.arms.get(task.release or name, arm)
         return exchange
 
-    def _release(self, request: ChatRequest, who: str | None) -> str:
-        weights = self.snapshot.weights
+    def _release(self, view: View, request: ChatRequest, who: str | None) -> str:
+        weights, arms = view.snapshot.weights, view.arms
         if not weights:
             raise HttpError(503, "nothing is deployed yet", code="not_deployed", retry_after=2)
-        if self._by_name and request.model in self.arms:
+        if self._by_name and request.model in arms:
             return request.model
         if request.model != MODEL:
             if self._by_name:
-                why = f"there is {', '.join(self.arms)}"
+                why = f"there is {', '.join(arms)}"
             else:
                 why = f"there is {MODEL!r} (which release answers is not the client's choice)"
             raise HttpError(404, f"no model {request.model!r}; {why}", code="model_not_found")
@@ -258,17 +262,17 @@ class Gateway:
 
     async def _models(self, headers: Headers, receive: Receive, send: Send) -> None:
         self._authenticate(headers, "chat")
-        await send_json(send, 200, models(list(self.arms) if self._by_name else [MODEL]))
+        await send_json(send, 200, models(list(self.view.arms) if self._by_name else [MODEL]))
 
     async def _openapi(self, headers: Headers, receive: Receive, send: Send) -> None:
-        known = list(self.arms) if self._by_name else [MODEL]
+        known = list(self.view.arms) if self._by_name else [MODEL]
         await send_json(send, 200, openapi.document(self._paths, known, self._settings.protection.max_output_tokens))
 
     async def _healthz(self, headers: Headers, receive: Receive, send: Send) -> None:
         await send_json(send, 200, {"status": "ok"})
 
     async def _readyz(self, headers: Headers, receive: Receive, send: Send) -> None:
-        snapshot, arms = self.snapshot, self.arms
+        snapshot, arms = self.view
         missing = [name for name in snapshot.weights if name not in arms or not arms[name].ready]
         ready = bool(snapshot.weights) and not missing
         status: dict[str, Any] = {"ready": ready, "revision": snapshot.revision, "traffic": dict(snapshot.weights), "waiting_for": missing}
@@ -276,6 +280,11 @@ class Gateway:
 
     async def _metrics(self, headers: Headers, receive: Receive, send: Send) -> None:
         await send_bytes(send, 200, self.metrics.text(), self.metrics.content_type)
+
+
+def _text(headers: Headers, name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def main() -> None:

@@ -162,13 +162,14 @@ class Exchange:
         """Take in what an engine sent; what may be shown of it, one piece for each answer."""
         parts: dict[int, str] = {}
         for event in events:
-            if event.get("usage"):
-                self.usage, self._reported = {name: int(event["usage"].get(name) or 0) for name in self.usage}, True
+            if usage := event.get("usage"):
+                self.usage, self._reported = {name: int(usage.get(name) or 0) for name in self.usage}, True
             for part in event.get("choices") or ():
-                if (choice := self.choices.get(part.get("index") or 0)) is not None:
+                index = part.get("index") or 0
+                if (choice := self.choices.get(index)) is not None:
                     self._counted += 1
                     if text := choice.take(part):
-                        parts[choice.index] = parts.get(choice.index, "") + text
+                        parts[index] = parts[index] + text if index in parts else text
         if "first_token" not in self.seconds and self._counted:
             self.seconds["first_token"] = self.clock()
         return [(index, shown) for index, text in parts.items() if (shown := self.choices[index].feed(text))]

@@ -54,13 +54,14 @@ class Choice:
 
     def take(self, choice: Mapping[str, Any]) -> str | None:
         """Note one event's part of this answer; returns its text, which is for `feed`."""
-        delta = choice.get("delta") or choice
-        if choice.get("logprobs"):
-            self._logprobs += choice["logprobs"].get("content") or ()
-        for call in delta.get("tool_calls") or ():
-            self._call(call)
-        if choice.get("finish_reason"):
-            self.finish = choice["finish_reason"]
+        delta: Mapping[str, Any] = choice.get("delta") or choice
+        if logprobs := choice.get("logprobs"):
+            self._logprobs += logprobs.get("content") or ()
+        if calls := delta.get("tool_calls"):
+            for call in calls:
+                self._call(call)
+        if finish := choice.get("finish_reason"):
+            self.finish = finish
         return delta.get("content")
 
     def feed(self, piece: str) -> str:

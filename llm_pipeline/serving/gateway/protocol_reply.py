@@ -37,7 +37,9 @@ class ChatReply:
 
     def piece(self, index: int, text: str) -> bytes:
         """A chunk of text; the first one of an answer names the role."""
-        return self._chunk(index, b'{%b"content":%b}' % (self._role(index), orjson.dumps(text)))
+        if index not in self._started:
+            return self._chunk(index, b'{%b"content":%b}' % (self._role(index), orjson.dumps(text)))
+        return b'%b{"index":%d,"delta":{"content":%b},"finish_reason":null,"logprobs":null}]}\n\n' % (self._head, index, orjson.dumps(text))
 
     def tool_calls(self, index: int, calls: Sequence[Mapping[str, Any]]) -> bytes:
         numbered = [{"index": i, **call} for i, call in enumerate(calls)]

@@ -95,13 +95,13 @@ class Connection(asyncio.Protocol):
     async def started(self) -> int:
         """The status, once the head of the answer is there."""
         while not self.status:
-            await self._wait()
+            await self._news()
         return self.status
 
     async def read(self) -> bytes:
         """What has come of the body since the last read, at least a byte; empty at its end."""
         while not self._parts and not self.complete:
-            await self._wait()
+            await self._news()
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._size = 0
@@ -110,18 +110,17 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return data
 
-    async def _wait(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """To be waited for until something has come, or the connection has failed."""
         if self.error is not None:
             raise self.error
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def fail(self, error: BaseException) -> None:
         self.error = self.error or error

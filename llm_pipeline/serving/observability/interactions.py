@@ -30,7 +30,7 @@ from llm_pipeline.records import Interaction
 
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
-_Waiting = tuple[Row, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Waiting = tuple[Row, "asyncio.Future[None]"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class SegmentWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._settings, self._also = folder, settings, also
         self._scrub = _scrubber() if settings.scrub == "pii" else None
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting: list[_Waiting] = []
+        """Rows that came while a batch is being written: the next batch."""
+        self._unwritten, self._writing, self._handing = 0, False, threading.Lock()
+        self._batches: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self.counts: Counter[str] = Counter()
         """Rows that were written, and those that were refused."""
         self._torn, self._unsynced = False, False
@@ -75,32 +78,58 @@ class SegmentWriter:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, row: Interaction | Row) -> asyncio.Future[None]:
+    def append(self, row: Interaction | Row) -> asyncio.Future[None]:
         """Hand a row to the writing thread; the future ends when it is written, with OSError when the disk refuses it.
 
-        The row is read later, so it must not change any more.
+        The row is read later, so it must not change any more; who gives up the wait does not take the row back.
         """
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        written.add_done_callback(_seen)
-        if self._queue.qsize() >= self._settings.most_waiting:
+        self._loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = self._loop.create_future()
+        if self._unwritten >= self._settings.most_waiting:
             self.counts["refused"] += 1
             written.set_exception(OSError(errno.EBUSY, f"{self._settings.most_waiting} rows wait for the disk"))
-        else:
-            self._queue.put((vars(row) if isinstance(row, Interaction) else row, loop, written))
+            return written
+        self._unwritten += 1
+        self._waiting.append((vars(row) if isinstance(row, Interaction) else row, written))
+        if not self._writing:
+            self._hand_over()
         return written
 
-    async def append(self, row: Interaction | Row) -> None:
-        await self.submit(row)  # being cancelled here gives up the wait, not the row
+    def submit(self, row: Interaction | Row) -> None:
+        """The same, when nobody waits for it."""
+        self.append(row).add_done_callback(_seen)
 
     def close(self) -> None:
-        self._queue.put(None)
+        """Write what waits, and end; no row may come any more."""
+        if self._waiting:
+            self._hand_over()
+        self._batches.put(None)
         self._threads[0].join()
         self._ended.set()
         for thread in self._threads[1:]:
             thread.join()
         self._flush()
         self._file.close()
+
+    def _hand_over(self) -> None:
+        self._writing = True
+        with self._handing:  # `close` may come from another thread
+            batch, self._waiting = self._waiting, []
+        self._batches.put(batch)
+
+    def _settle(self, batch: Sequence[_Waiting], error: Exception | None) -> None:
+        """On the event loop: tell who waited, and begin the next batch first, so that the disk works meanwhile."""
+        self._unwritten -= len(batch)
+        self._writing = False
+        if self._waiting:
+            self._hand_over()
+        for _, written in batch:
+            if written.done():
+                continue
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error if isinstance(error, OSError) else OSError(errno.EIO, f"cannot be written: {error!r}"))
 
     def _open(self) -> None:
         """Begin a segment whose name and place are durable, too: a synced file in an unsynced folder may vanish with the power."""
@@ -114,20 +143,11 @@ class SegmentWriter:
         self.path, self._file, self._until = path, file, time.monotonic() + self._settings.segment_seconds
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, last = [first], False
-            while not self._queue.empty() and len(batch) < 1000:
-                item = self._queue.get()
-                if item is None:
-                    last = True
-                    break
-                batch.append(item)
+        while (batch := self._batches.get()) is not None:
             self._commit(batch)
-            if last:
-                return
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
-        rows, error = [row for row, _, _ in batch], None
+        rows, error = [row for row, _ in batch], None
         try:
             rows = self._scrub(rows) if self._scrub else rows
             self._rotate()
@@ -136,9 +156,8 @@ class SegmentWriter:
             error = failure
             log.error("%d interactions could not be written: %r", len(batch), failure)
         self.counts["refused" if error else "written"] += len(batch)
-        for loop in {loop for _, loop, _ in batch}:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, [written for _, of, written in batch if of is loop], error)
+        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, batch, error)
         if self._also and error is None:
             try:
                 self._also(rows)
@@ -207,16 +226,6 @@ def _seen(written: asyncio.Future[None]) -> None:
     """Mark an error as looked at, so that nobody having waited for it is no warning."""
     if not written.cancelled():
         written.exception()
-
-
-def _settle(waiting: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
-    for written in waiting:
-        if written.done():
-            continue
-        if error is None:
-            written.set_result(None)
-        else:
-            written.set_exception(error if isinstance(error, OSError) else OSError(errno.EIO, f"cannot be written: {error!r}"))
 
 
 def mark(folder: Path) -> dict[str, int]:

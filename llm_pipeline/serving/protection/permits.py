@@ -74,12 +74,16 @@ class Permit:
         return self._account.headers(self._limiter.clock())
 
     async def __aenter__(self) -> Permit:
-        pools, now = self._account.pools, self._limiter.clock()
-        wants = [(pool, self._units(kind)) for kind, pool in pools.items()]
-        if now > self._limiter.trusted_until or any(pool.lacks(units, now) for pool, units in wants):
-            now = await self._limiter.wait_for(self._account, wants)
+        limiter, now = self._limiter, self._limiter.clock()
+        wants, short = [], now > limiter.trusted_until
+        for kind, pool in self._account.pools.items():
+            units = 1 if kind in (REQUESTS, CONCURRENT) else max(1, self._cost if kind == MONTH_COST else self._tokens)
+            wants.append((pool, units))
+            short = short or pool.lacks(units, now)
+        if short:
+            now = await limiter.wait_for(self._account, wants)
         self._taken = [(pool, units, pool.take(units, now)) for pool, units in wants]
-        self._limiter.active.update(pools.values())
+        limiter.active.update(self._account.pools.values())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -88,9 +92,6 @@ class Permit:
             used = self._tokens if pool.kind in (TOKENS, MONTH_TOKENS) else self._cost if pool.kind == MONTH_COST else 1
             pool.settle(units, used, taken, now)
         self._limiter.active.update(self._account.pools.values())
-
-    def _units(self, kind: str) -> int:
-        return 1 if kind in (REQUESTS, CONCURRENT) else max(1, self._cost if kind == MONTH_COST else self._tokens)
 
 
 class Unlimited:
