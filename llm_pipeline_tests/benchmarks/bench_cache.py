@@ -129,6 +129,7 @@ async def _lookups(cache: AnswerCache, questions: Sequence[str], arm: Arm, *, ke
         times.append(time.perf_counter() - begun)
         if keep and found.state == "miss":
             cache.store(found, answered("An answer of about forty characters.", arm.release))
+        cache.release(found)
     return times
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
+import time
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +71,9 @@ async def put(cache: AnswerCache, request: ChatRequest, who: Key, text: str, set
 
 
 async def state(cache: AnswerCache, request: ChatRequest, who: Key, settings: CacheSettings = EXACT, release: str = "r1") -> str:
-    return (await cache.lookup(request, arm(settings, release), who)).state
+    found = await cache.lookup(request, arm(settings, release), who)
+    cache.release(found)
+    return found.state
 
 
 def test_the_same_question_is_answered_from_memory_with_all_that_was_replied() -> None:
@@ -159,6 +164,71 @@ def test_only_greedy_single_texts_and_only_where_the_release_says_so() -> None:
         assert await state(cache, ask("Fee?", logprobs=True), key()) == ""
 
     run(work())
+
+
+def test_equal_questions_at_the_same_time_wait_for_one_answer() -> None:
+    async def work() -> None:
+        cache, route = AnswerCache(), arm(EXACT)
+
+        def asked(who: Key) -> asyncio.Task[Any]:
+            return asyncio.create_task(cache.lookup(ask("Fee?"), route, who))
+
+        first, others, stranger = await asked(key("a")), [asked(key("a")) for _ in range(3)], asked(key("b"))
+        assert (first.state, (await stranger).state) == ("miss", "miss")  # other labels wait for nobody
+        await asyncio.sleep(0)
+        assert not any(other.done() for other in others)
+        assert cache.store(first, answered("5", route.release))
+        assert [(await other).answer.text for other in others] == ["5", "5", "5"]
+        assert cache.counts == {"miss": 2, "hit": 3, "stored": 1}
+
+    run(work())
+
+
+def test_a_leader_that_fails_hands_over_and_one_whose_answer_is_not_kept_holds_nobody_up() -> None:
+    async def work() -> None:
+        cache, route = AnswerCache(), arm(EXACT)
+        first = await cache.lookup(ask("Fee?"), route, key())
+        others = [asyncio.create_task(cache.lookup(ask("Fee?"), route, key())) for _ in range(4)]
+        await asyncio.sleep(0)
+        cache.release(first)  # failed or cancelled: exactly one of the others takes its place
+        done, waiting = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        second = done.pop().result()
+        assert (second.state, len(done), len(waiting)) == ("miss", 0, 3)
+        waiting.pop().cancel()  # nobody misses one that gives up
+        assert not cache.store(second, answered("?", route.release, guardrails=["output:pii"]))
+        states = [(await other).state for other in waiting if not other.cancelling()]
+        assert states == ["miss", "miss"]
+        assert await state(cache, ask("Fee?"), key()) == "miss"  # and the next one leads again
+
+    run(work())
+
+
+def test_answers_over_passages_that_are_not_kept_are_not_waited_for() -> None:
+    async def work() -> None:
+        cache, route = AnswerCache(), arm(EXACT)
+        for _ in range(2):
+            assert (await cache.lookup(ask("Fee?"), route, key(), retrieves=True)).state == "miss"
+
+    run(work())
+
+
+def test_a_gateway_asks_its_engine_once_for_equal_questions_at_the_same_time(tmp_path: Path) -> None:
+    held = threading.Event()
+    engine = FakeEngine(["5 ", held, "euros"])
+    with served(engine) as url:
+        raw = {"upstreams": {"a": {"url": url}}, "models": {"default": {"cache": {"exact": True}}}}
+        with gateway(tmp_path, raw) as place, ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(talk, place, stream=i % 2 == 0) for i in range(6)]
+            deadline = time.monotonic() + 60
+            while not re.search(r"^llm_requests_in_flight\S* 6\b", shown := httpx.get(f"{place.url}/metrics").text, re.MULTILINE):
+                assert time.monotonic() < deadline, shown
+            held.set()
+            texts = [one.result().text for one in asked]
+            rows = place.logged()
+    assert len(engine.bodies) == 1
+    assert all("euros" in text for text in texts)
+    assert sorted(row["cache"] for row in rows) == ["hit"] * 5 + ["miss"]
+    assert {row["answer"] for row in rows} == {"5 euros"}
 
 
 def test_a_new_release_starts_empty_and_a_dropped_one_is_freed() -> None:

@@ -101,6 +101,8 @@ class Lookup:
     vector: asyncio.Future[Vector] | None = None
     release: str = ""
     settings: CacheSettings = CacheSettings()
+    leads: asyncio.Future[bool] | None = None
+    """Equal questions wait for it: whether an answer came, kept or not."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class AnswerCache:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._spaces: dict[bytes, Space] = {}
         self._settings: dict[str, CacheSettings] = {}
+        self._leaders: dict[bytes, asyncio.Future[bool]] = {}
         self.encoder = Encoder(load)
         self.bytes = 0
         self.counts: Counter[str] = Counter()
@@ -130,8 +133,9 @@ class AnswerCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    async def lookup(self, request: ChatRequest, route: Arm, key: Key) -> Lookup:
-        """Find an answer; waits only for an embedding, and only where the release allows the search by meaning."""
+    async def lookup(self, request: ChatRequest, route: Arm, key: Key, *, retrieves: bool = False) -> Lookup:
+        """Find an answer. Waits for that of an equal question under way, and for an embedding where the release allows the search by
+        meaning. A miss is given back, by `store` or `release`: others may wait for it."""
         settings, release = self._settings_of(route), route.release
         parameters = _parameters(request) if settings.on else {}
         if not settings.on or not _repeatable(parameters, settings):
@@ -139,17 +143,40 @@ class AnswerCache:
         who = [sorted(key.labels), key.id if settings.scope != "labels" else None, request.user if settings.scope == "user" else None]
         turns = [_normal(message) for message in request.messages]
         found = Lookup("miss", None, _digest("exact", release, who, parameters, turns), release=release, settings=settings)
-        if answer := self._fresh(found.key):
-            found.state, found.answer = "hit", answer
-        elif settings.semantic and isinstance(question := turns[-1].get("content"), str) and self.encoder.ready():
-            found.space = _digest("semantic", release, who, parameters, turns[:-1], facts(question))
-            found.vector = self.encoder.vector(question)
-            await self._by_meaning(found)
+        if settings.retrieved or not retrieves:
+            await self._in_turn(found)
+        try:
+            if answer := self._fresh(found.key):
+                found.state, found.answer = "hit", answer
+            elif settings.semantic and isinstance(question := turns[-1].get("content"), str) and self.encoder.ready():
+                found.space = _digest("semantic", release, who, parameters, turns[:-1], facts(question))
+                found.vector = self.encoder.vector(question)
+                await self._by_meaning(found)
+        except asyncio.CancelledError:
+            self.release(found)
+            raise
+        if found.state != "miss":
+            self.release(found, answered=True)
         self.counts[found.state] += 1
         return found
 
+    async def _in_turn(self, found: Lookup) -> None:
+        """Wait while an equal question is answered, and take its place when that failed; after an answer that is not kept nobody waits."""
+        while (leader := self._leaders.get(found.key)) is not None:
+            await asyncio.wait({leader})
+            if leader.result():
+                return
+        found.leads = self._leaders[found.key] = asyncio.get_running_loop().create_future()
+
+    def release(self, lookup: Lookup, *, answered: bool = False) -> None:
+        """Let those who wait for this question go on; a second time does nothing."""
+        if lookup.leads is not None and not lookup.leads.done():
+            lookup.leads.set_result(answered)
+            del self._leaders[lookup.key]
+
     def store(self, lookup: Lookup, row: Interaction) -> bool:
         """Keep what was generated after a miss, if it may be kept."""
+        self.release(lookup, answered=True)  # those who wait look for it when this has returned
         settings = lookup.settings
         if lookup.state != "miss" or row.release != lookup.release or row.finish_reason not in ("stop", "length"):
             return False

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from llm_pipeline.serving.cache.answers import AnswerCache, Lookup
+from llm_pipeline.serving.cache.answers import AnswerCache
 from llm_pipeline.serving.gateway.asgi import EventStream, HttpError, Send, send_json
 from llm_pipeline.serving.gateway.exchange import Exchange, Pieces
 from llm_pipeline.serving.gateway.protocol_reply import ChatReply
@@ -123,6 +123,7 @@ class Answering:
             try:
                 await self._recorded(exchange, Output(exchange, reply, send, permit.headers()))
             finally:
+                self._cache.release(exchange.lookup)
                 self._gate.leave()
                 self._metrics.in_flight.dec()
                 permit.settle(sum(exchange.usage.values()), exchange.cost)
@@ -140,12 +141,12 @@ class Answering:
 
     async def _recorded(self, exchange: Exchange, output: Output) -> None:
         """Whatever happens after the arm was chosen is logged under that arm, and the reply ends once it is."""
-        error, lookup = None, Lookup()
+        error = None
         try:
             await self._guard(exchange)
             if exchange.fixed is None:
-                lookup = await self._cache.lookup(exchange.request, exchange.arm.route, exchange.key)
-                exchange.found(lookup)
+                found = await self._cache.lookup(exchange.request, exchange.arm.route, exchange.key, retrieves=exchange.retrieves)
+                exchange.found(found)
             await self._generate(exchange, output)
         except asyncio.CancelledError:
             exchange.finish, exchange.status = "cancelled", 499
@@ -166,7 +167,7 @@ class Answering:
             error = HttpError(503, f"the interaction log cannot be written: {full}", code="log_failed", retry_after=5)
         self._metrics.finished(row)
         if error is None:
-            self._cache.store(lookup, row)
+            self._cache.store(exchange.lookup, row)
         await (output.end() if error is None else output.fail(error))
 
     def _submit(self, exchange: Exchange) -> None:
@@ -175,12 +176,11 @@ class Answering:
         self._log.submit(row)
 
     async def _generate(self, exchange: Exchange, output: Output) -> None:
-        request, route = exchange.request, exchange.arm.route
-        if exchange.fixed is None and (request.retrieval if request.retrieval is not None else route.retrieval):
+        if exchange.fixed is None and exchange.retrieves:
             await self._retrieve(exchange)
         if exchange.fixed is None:
-            return await self.engines.answer(exchange, output.show if request.stream else None)
-        if request.stream:
+            return await self.engines.answer(exchange, output.show if exchange.request.stream else None)
+        if exchange.request.stream:
             await output.show([(0, exchange.fixed)])
 
     async def _guard(self, exchange: Exchange) -> None:

@@ -55,6 +55,7 @@ class Exchange:
     guardrail_events: list[dict[str, Any]] = field(default_factory=list)
     upstreams: list[dict[str, Any]] = field(default_factory=list)
     cache: str = ""
+    lookup: Lookup = field(default_factory=Lookup)
     remarks: list[dict[str, Any]] = field(default_factory=list)
     """What is added when the model is asked again: its answer, and what was wrong with it."""
     finish: str | None = None
@@ -75,6 +76,11 @@ class Exchange:
     @property
     def question(self) -> str:
         return next(str(message["content"]) for message in reversed(self.messages) if message["role"] == "user")
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether passages are to be found for the question."""
+        return self.arm.route.retrieval if self.request.retrieval is None else self.request.retrieval
 
     def clock(self) -> float:
         return time.perf_counter() - self.started
@@ -98,7 +104,7 @@ class Exchange:
 
     def found(self, lookup: Lookup) -> None:
         """Take the cache's answer, if it has one; it costs no tokens."""
-        self.cache = lookup.state
+        self.lookup, self.cache = lookup, lookup.state
         if lookup.answer is not None:
             self.fixed, self.finish, self._kept = lookup.answer.text, lookup.answer.finish_reason, lookup.answer.passages
 
