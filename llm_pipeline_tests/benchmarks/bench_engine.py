@@ -1,6 +1,8 @@
-"""Tokens per second of our worker against `transformers serve --continuous-batching`: one model, alternating rounds, quiet and beside a
-process that burns a core. Greedy streams, so that both make the same tokens. CPU time per token is told besides, since it hardly depends on
-what else the machine does."""
+"""Tokens per second of our worker against `transformers serve --continuous-batching`, or against any engine by its settings.
+
+One model, alternating rounds, quiet and beside a process that burns a core. Greedy streams, so that both make the same tokens. CPU time
+per token is told besides, since it hardly depends on what else the machine does.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from rich.table import Table
 
 from llm_pipeline.paths import DATA
 from llm_pipeline.serving.supervision.processes import free_port
-from llm_pipeline_tests.serving.engines import running_engine
+from llm_pipeline_tests.serving.engines import running_engine, supervised_engine
 
 TINY = DATA / "models" / "tiny_base"
 QUESTION = "Customer {}: what is the fee of the account, and when is the help desk open on day {}?"
@@ -119,11 +121,12 @@ async def _round(url: str, model: str, clients: int, requests: int, longest: int
 
 
 def cpu_seconds(url: str) -> float:
-    """CPU seconds of the process that listens at `url`."""
+    """CPU seconds of the process that listens at `url`, and of its children."""
     port = int(url.rpartition(":")[2])
     listening = next(found for found in psutil.net_connections("tcp") if found.laddr.port == port and found.status == psutil.CONN_LISTEN)
-    times = psutil.Process(listening.pid).cpu_times()
-    return float(times.user + times.system)
+    process = psutil.Process(listening.pid)
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(spent.user + spent.system for spent in times))
 
 
 def main() -> None:
@@ -133,22 +136,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48, help="per answer")
     parser.add_argument("--quantization", choices=("none", "int8"), default="none", help="of ours")
+    parser.add_argument("--against", type=json.loads, help='settings of an engine, such as {"name": "vllm", "executable": ...}')
     options = parser.parse_args()
-    table = Table("neighbour", "clients", "ours", "transformers serve", "ratio", "CPU ms/token: ours", "theirs", "theirs / ours")
+    other = options.against["name"] if options.against else "transformers serve"
+    table = Table("neighbour", "clients", "ours", other, "ratio", "CPU ms/token: ours", "theirs", "theirs / ours")
     table.title = f"tokens/s, median of {options.rounds} alternating rounds"
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         model = options.model or random_model(folder / "model")
         settings = ("--threads", str(options.threads), "--name", str(model), "--quantization", options.quantization)
         ours = stack.enter_context(running_engine(model, folder / "ours.log", *settings))
-        theirs = stack.enter_context(transformers_serve(model, folder / "theirs.log", options.threads))
+        if options.against:
+            theirs = stack.enter_context(supervised_engine(model, options.against, folder / "theirs.log")).url
+        else:
+            theirs = stack.enter_context(transformers_serve(model, folder / "theirs.log", options.threads))
+        names = {ours: str(model), theirs: "default" if options.against else str(model)}
         for neighbour in (nullcontext, busy_neighbour):
             with neighbour():
                 for clients in (1, 8, 32):
                     found: dict[str, list[tuple[float, float]]] = {ours: [], theirs: []}
                     for _ in range(options.rounds):
                         for url, results in found.items():
-                            results.append(asyncio.run(_round(url, str(model), clients, max(2, clients), options.tokens)))
+                            results.append(asyncio.run(_round(url, names[url], clients, max(2, clients), options.tokens)))
                     busy = "quiet" if neighbour is nullcontext else "one busy core"
                     print(f"{busy}, {clients} clients: {found}", file=sys.stderr, flush=True)
                     (our_rates, our_cpu), (rates, cpu) = (zip(*found[url], strict=True) for url in (ours, theirs))
