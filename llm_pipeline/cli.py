@@ -148,6 +148,6 @@ def _become(command: list[str], environment: dict[str, str]) -> None:
 def main() -> None:
     try:
         app()
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(130 if isinstance(error, StoppedError) else 1)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from llm_pipeline.curation.files import Corpus, ParquetOut, suite_rows, with_ids_as
+from llm_pipeline.curation.files import Corpus, ParquetOut, scratch_beside, suite_rows, with_ids_as
 from llm_pipeline.paths import DATA
 from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
 
@@ -29,7 +29,7 @@ Input = Annotated[
     Path, typer.Argument(exists=True, help="Parquet, JSONL (also .gz, .zst), CSV or a folder, with columns id and text.", metavar="IN")
 ]
 Kind = Literal["article", "conversation", "web", "note", "doc"]
-Output = Annotated[Path, typer.Argument(help="Parquet file to write.", metavar="OUT.parquet")]
+Output = Annotated[Path, typer.Argument(dir_okay=False, help="Parquet file to write.", metavar="OUT.parquet")]
 
 
 class Session:
@@ -72,7 +72,9 @@ class Session:
 def scrub(
     source: Input,
     out: Output,
-    spans: Annotated[Path | None, typer.Option(help="Parquet file for what was found: id, start, end, entity, score, recogniser.")] = None,
+    spans: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Parquet file for what was found: id, start, end, entity, score, recogniser.")
+    ] = None,
     policy: Annotated[Path, typer.Option(exists=True, help="What happens to which type.")] = DATA / "policies" / "pii.yaml",
     as_json: JsonOption = False,
 ) -> None:
@@ -83,6 +85,8 @@ def scrub(
     from llm_pipeline.curation.pii import load_policy
     from llm_pipeline.curation.scrubbing import scrub_table
 
+    if spans and spans.absolute() == out.absolute():
+        raise typer.BadParameter(f"--spans and OUT.parquet are the same file, {out}")
     corpus, rules, entities = Corpus(source), load_policy(policy), Counter[str]()
     with (
         TemporaryDirectory() as scratch,
@@ -101,8 +105,10 @@ def scrub(
 def dedup(
     source: Input,
     out: Output,
-    threshold: Annotated[float, typer.Option(help="Jaccard similarity of word 5-shingles from which two texts are duplicates.")] = 0.7,
-    semantic: Annotated[float | None, typer.Option(help="Also cosine similarity of embeddings from which they are.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Jaccard similarity of word 5-shingles from which two texts are duplicates.")
+    ] = 0.7,
+    semantic: Annotated[float | None, typer.Option(min=0, max=1, help="Also cosine similarity of embeddings from which they are.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find exact and near duplicates: id, cluster_id, keep, reason, kept_id, jaccard; every removed row has a kept twin.
@@ -112,8 +118,8 @@ def dedup(
     from llm_pipeline.curation.dedup import dedup_batches
 
     corpus = Corpus(source)
-    with TemporaryDirectory(dir=out.absolute().parent if out.absolute().parent.exists() else None) as scratch:
-        verdicts = dedup_batches(corpus, threshold=threshold, scratch=Path(scratch), semantic=semantic)
+    with scratch_beside(out) as scratch:
+        verdicts = dedup_batches(corpus, threshold=threshold, scratch=scratch, semantic=semantic)
         _write_verdicts("dedup", corpus, out, as_json, verdicts, ("id", "cluster_id", "kept_id"))
 
 
@@ -176,9 +182,9 @@ def _write_verdicts(
 
 def curate(
     source: Input,
-    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT_DIR")],
+    out: Annotated[Path, typer.Argument(file_okay=False, help="Folder to write.", metavar="OUT_DIR")],
     against: Annotated[Path | None, typer.Option(exists=True, help="Suites that must not leak into the corpus.")] = None,
-    threshold: Annotated[float, typer.Option(help="Jaccard similarity from which two texts are duplicates.")] = 0.7,
+    threshold: Annotated[float, typer.Option(min=0.5, max=1, help="Jaccard similarity from which two texts are duplicates.")] = 0.7,
     licence: Annotated[str, typer.Option(help="By what licence the text is used; recorded with every document.")] = "unspecified",
     as_json: JsonOption = False,
 ) -> None:

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_pipeline.curation.files import Corpus, ParquetOut, files_of, suite_rows
+from llm_pipeline.curation.files import Corpus, ParquetOut, files_of, scratch_beside, suite_rows
 from llm_pipeline.curation.ledger import LEDGER_SCHEMA, Action, Entry, ledger_table
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import ContractError
@@ -120,8 +119,8 @@ def curate(
     suites = suite_rows(against) if against else {}
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    with TemporaryDirectory(dir=out, prefix=".work.") as work, ParquetOut(out / "ledger.parquet") as ledger:
-        run = Run(out, Path(work), say, "decontaminated" if suites else "unique")
+    with scratch_beside(out / "documents.parquet") as work, ParquetOut(out / "ledger.parquet") as ledger:
+        run = Run(out, work, say, "decontaminated" if suites else "unique")
         path = run.stage("normalised", run.normalised(source, licence), ledger)
         path = run.stage("filtered", run.filtered(path), ledger)
         path = run.stage("scrubbed", run.scrubbed(path), ledger)

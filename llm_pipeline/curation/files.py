@@ -5,11 +5,15 @@ Parquet goes through as it is; everything else through the readers, so that dama
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -18,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.normalise import Unusable, draft_of
+from llm_pipeline.curation.raw_records import short
 from llm_pipeline.curation.readers import JSON, Record, read_file
 from llm_pipeline.errors import InputError
 
@@ -68,7 +73,14 @@ class Corpus:
     @property
     def rows(self) -> int | None:
         """How many rows there are, where that is known beforehand."""
-        return pq.read_metadata(self.path).num_rows if self.path.suffix == ".parquet" else None
+        return self._footer.num_rows if self.path.suffix == ".parquet" else None
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        try:
+            return pq.read_metadata(self.path)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.path}: expected a Parquet file, received one that cannot be read: {short(error)}") from error
 
     @property
     def id_type(self) -> Any:
@@ -79,32 +91,37 @@ class Corpus:
     def schema(self) -> pa.Schema:
         """Columns and types of all rows; of rows without declared types what fits every value, else its JSON as a string."""
         if self._schema is None:
-            self._schema = self._declared() if self.path.suffix == ".parquet" else self._scan()
+            self._schema = self._footer.schema.to_arrow_schema() if self.path.suffix == ".parquet" else self._scan()
             if missing := [name for name in self.need if name not in self._schema.names]:
                 raise InputError(
                     f"{self.path}: no column {', '.join(missing)}; received {', '.join(self._schema.names) or 'no row at all'}"
                 )
         return self._schema
 
-    def _declared(self) -> pa.Schema:
-        try:
-            return pq.read_schema(self.path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{self.path}: expected a Parquet file, received one that cannot be read: {error}") from error
-
     def _parquet(self) -> Iterator[pa.Table]:
-        schema, number = self.schema, 0
+        """Row group by row group: one that cannot be read is damage, and the next one arrives."""
+        schema, first = self.schema, 0
         with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(batch_size=ROWS):
-                table = pa.Table.from_batches([batch], schema=schema)
-                yield self._without_nulls(table, number)
-                number += batch.num_rows
+            for group in range(file.num_row_groups):
+                number = first
+                try:
+                    for batch in file.iter_batches(batch_size=ROWS, row_groups=[group]):
+                        yield self._usable(pa.Table.from_batches([batch], schema=schema), number)
+                        number += batch.num_rows
+                except (pa.ArrowException, OSError) as error:
+                    self.damaged[Damage(self.path.name, number, f"broken_parquet: row group {group}: {short(error)}")] = None
+                first += file.metadata.row_group(group).num_rows
 
-    def _without_nulls(self, table: pa.Table, first: int) -> pa.Table:
-        """Rows whose id or text is null are damage, not data."""
-        bad = {i for name in self.need for i, value in enumerate(table[name].is_valid().to_pylist()) if not value}
+    def _usable(self, table: pa.Table, first: int) -> pa.Table:
+        """The rows whose id and text are there and are text; the others are damage."""
+        bad: dict[int, str] = {}
+        for name in self.need:
+            column = table[name]
+            bad |= {i: "missing_value: id or text is null" for i, there in enumerate(column.is_valid().to_pylist()) if not there}
+            if not _is_text(column):
+                bad |= {i: f"undecodable: {name} is not UTF-8" for i in range(len(column)) if not _is_text(column.slice(i, 1))}
         for i in sorted(bad):
-            self.damaged[Damage(self.path.name, first + i, "missing_value: id or text is null")] = None
+            self.damaged[Damage(self.path.name, first + i, bad[i])] = None
         return table.take([i for i in range(table.num_rows) if i not in bad]) if bad else table
 
     def _records(self) -> Iterator[pa.Table]:
@@ -135,7 +152,7 @@ class Corpus:
         row: dict[str, Any] = json.loads(record.content)
         if self._untyped and _is_integer(row.get("id")):
             row["id"] = int(row["id"])
-        missing = [name for name in self.need if row.get(name) is None]
+        missing = [name for name in self.need if row.get(name) is None or row[name] != row[name]]
         if missing:
             raise Unusable("missing_value", f"no {', '.join(missing)} among {', '.join(row) or 'no columns'}")
         return row
@@ -152,6 +169,15 @@ class Corpus:
             )
         fields: list[Any] = [pa.field(name, pa.string() if name == "text" else _type(kinds)) for name, kinds in seen.items()]
         return pa.schema(fields)
+
+
+def _is_text(column: Any) -> bool:
+    """Whether all values can be read as UTF-8, as Parquet promises and not every writer keeps."""
+    try:
+        column.cast(pa.string()).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _is_integer(value: Any) -> bool:
@@ -209,6 +235,7 @@ class ParquetOut:
 
     def __enter__(self) -> ParquetOut:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(self.path)
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -225,6 +252,41 @@ class ParquetOut:
         if error is None and self._writer is not None:
             os.replace(self._staging, self.path)
         self._staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A folder for what is needed only until `path` is written, on the same disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    scratch = path.with_name(f".{path.name}.work.{os.getpid()}")
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what runs that were killed left beside `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        owner = left.name.rpartition(".")[2]
+        if not owner.isdigit() or _runs(int(owner)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def with_ids_as(table: pa.Table, kind: Any, names: tuple[str, ...] = ("id",)) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,8 @@ from llm_pipeline.curation.decoding import decode
 from llm_pipeline.curation.raw_records import DOCX, EMAIL, HTML, MAX_BINARY, MAX_MARKUP, MAX_ROW, PDF, Record, broken, short
 from llm_pipeline.curation.unpack import MAX_RATIO, RATIO_FROM, Stream
 
+logging.getLogger("pypdf").setLevel(logging.ERROR)
+"""Its warnings name no file; what makes a PDF unreadable is the record's problem."""
 Reader = Callable[[Stream, str], Iterator[Record]]
 
 

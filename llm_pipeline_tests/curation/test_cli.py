@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from llm_pipeline.cli import app
+from llm_pipeline.cli import app, main
 from llm_pipeline_tests.curation.test_curate import LEAK, prose
 
 NATURAL = (
@@ -87,5 +88,19 @@ def test_exit_codes(corpus: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     assert runner.invoke(app, ["scrub", str(tmp_path / "none.jsonl"), str(tmp_path / "out.parquet")]).exit_code == 2
     assert runner.invoke(app, ["filter", str(corpus), str(tmp_path / "out.parquet"), "--kind", "poem"]).exit_code == 2
-    assert runner.invoke(app, ["dedup", str(corpus), str(tmp_path / "out.parquet"), "--threshold", "7"]).exit_code == 1
+    assert runner.invoke(app, ["dedup", str(corpus), str(tmp_path / "out.parquet"), "--threshold", "7"]).exit_code == 2
+    assert runner.invoke(app, ["scrub", str(corpus), str(tmp_path)]).exit_code == 2
+    assert (
+        runner.invoke(app, ["scrub", str(corpus), str(tmp_path / "out.parquet"), "--spans", str(tmp_path / "out.parquet")]).exit_code == 2
+    )
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_what_the_system_refuses_is_an_error_without_a_traceback(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["llm-pipeline", "filter", str(corpus), "/dev/full/out.parquet"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert re.match(r"error: \[Errno \d+\] .*'/dev/full", capsys.readouterr().err)

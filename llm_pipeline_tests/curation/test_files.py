@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_pipeline.curation.files import ROWS, Corpus, ParquetOut, suite_rows
+from llm_pipeline.curation.files import ROWS, Corpus, ParquetOut, scratch_beside, suite_rows
 from llm_pipeline.errors import InputError
+from llm_pipeline_tests.curation import samples
 
 ROWS_OF = [
     {"id": 1, "text": "one", "n": 1.5},
@@ -157,3 +160,51 @@ def test_suites_may_have_questions_or_texts(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"name": 1}\n')
     with pytest.raises(InputError, match="expected a question or a text, received the keys name"):
         suite_rows(tmp_path)
+
+
+def test_a_broken_parquet_file_says_so(tmp_path: Path) -> None:
+    good = samples.parquet()
+    for name, data in (("empty", b""), ("cut", good[: len(good) // 2])):
+        (tmp_path / f"{name}.parquet").write_bytes(data)
+        with pytest.raises(InputError, match=rf"{name}\.parquet: expected a Parquet file"):
+            list(Corpus(tmp_path / f"{name}.parquet")())
+
+
+def test_a_row_group_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": range(6), "text": list("abcdef")}), path, row_group_size=2, compression="none", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(1).column(1)
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    corpus = Corpus(path)
+    assert [text for table in corpus() for text in table["text"].to_pylist()] == ["a", "b", "e", "f"]
+    assert [(damage.row, damage.reason.split(":")[0]) for damage in corpus.damaged] == [(2, "broken_parquet")]
+
+
+def test_texts_that_are_no_utf_8_are_damage(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1, 2, 3], "text": pa.array([b"one", b"\xff", b"three"], pa.binary())}), tmp_path / "in.parquet")
+    corpus = Corpus(tmp_path / "in.parquet")
+    assert [text for table in corpus() for text in table["text"].to_pylist()] == ["one", "three"]
+    assert [(damage.row, damage.reason) for damage in corpus.damaged] == [(1, "undecodable: text is not UTF-8")]
+
+
+def test_no_number_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "text": NaN}\n{"id": 2, "text": "two"}\n')
+    corpus = Corpus(tmp_path / "in.jsonl")
+    assert [table["text"].to_pylist() for table in corpus()] == [["two"]]
+    assert [damage.reason.split(":")[0] for damage in corpus.damaged] == ["missing_value"]
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    kept, left = tmp_path / f".out.parquet.{os.getpid()}", tmp_path / f".out.parquet.{ended.pid}"
+    work = tmp_path / f".out.parquet.work.{ended.pid}"
+    kept.touch()
+    left.touch()
+    work.mkdir()
+    with scratch_beside(tmp_path / "out.parquet") as scratch:
+        assert scratch.is_dir()
+        assert [path.exists() for path in (kept, left, work)] == [True, False, False]
+    assert not scratch.exists()
