@@ -42,6 +42,22 @@ FOUND = [
     ("NATIONAL_ID", "Mi DNI es 54362315K.", "54362315K"),
     ("NATIONAL_ID", "codice fiscale RCCMNL83S18D969H", "RCCMNL83S18D969H"),
     ("NATIONAL_ID", "PESEL: 44051401458", "44051401458"),
+    ("NATIONAL_ID", "mi NIF, 54.362.315-K, caduca", "54.362.315-K"),
+    ("NATIONAL_ID", "codice fiscale RCC MNL 83S18 D969H", "RCC MNL 83S18 D969H"),
+    ("CREDIT_CARD", "paid with 4111\u00a01111\u00a01111\u00a01111.", "4111\u00a01111\u00a01111\u00a01111"),
+    ("PHONE", "bis bald,\nT: 0711/2089029", "0711/2089029"),
+    ("PHONE", "the box office, 212-555-0187, is open", "212-555-0187"),
+    ("DATE_OF_BIRTH", '{"birthDate": "1985-03-12", "since": "2020-01-01"}', "1985-03-12"),
+    ("API_KEY", "user: root, password: gr8Wh1te", "gr8Wh1te"),
+    ("STREET_ADDRESS", "wohnt Am Neuen Teich 7 a, 80331 München.", "Am Neuen Teich 7 a, 80331 München"),
+    ("STREET_ADDRESS", "en Calle Mayor 12, 3º B, 28013 Madrid.", "Calle Mayor 12, 3º B, 28013 Madrid"),
+    ("STREET_ADDRESS", "at 9 Foxglove Ridge Ct, Suite 4, Salem, OR 97301.", "9 Foxglove Ridge Ct, Suite 4, Salem, OR 97301"),
+    ("PERSON", "as Prof. Dr. Weidner said", "Prof. Dr. Weidner"),
+    ("PERSON", "Guest: ROBERTO CASTELLI", "ROBERTO CASTELLI"),
+    ("PERSON", "| Castelli, Roberto | 12 |", "Castelli, Roberto"),
+    ("PERSON", "proved by R. J. Thompson in May", "R. J. Thompson"),
+    ("PERSON", "hallo, ich bin roberto.", "roberto"),
+    ("PERSON", "Please call back before noon. Roberto", "Roberto"),
 ]
 PUBLIC = [
     "The monthly fee of the Harbor Current Account is $4.50 and the limit is $1,234.50.",
@@ -50,6 +66,11 @@ PUBLIC = [
     "Python 3.11.4 and version 2.31.0.1 read 1000000 rows in 0.25 seconds, order 1234567890.",
     "Thank you for waiting. Good morning, Agent. Dear Customer, welcome to the Summit Student Account.",
     "The account was closed after 24 months; call us before noon with a passcode.",
+    "Part 0212-555-019 is back; rollback of 4.3.16.2 done, builds before 2.7.18.3 too.",
+    "212 555 0187 | 646 555 0123\n917 555 0199 | 332 555 0144",
+    "Two Granny Smith apples, a Shirley Temple and Dr. Pepper; then home past St. James's Park.",
+    "sku;name;price\n11;Tommy Hilfiger;39.90\n12;Baker;19.90",
+    "password = os.environ['PASSWORD'], token=None, secret: <your-secret>",
     "Listening on 127.0.0.1 and 0.0.0.0, 2024-12-31 23:59:59.",
 ]
 
@@ -62,6 +83,38 @@ def test_finds_each_type_exactly(entity: str, text: str, value: str) -> None:
 
 def test_every_declared_type_has_an_example() -> None:
     assert {entity for entity, _, _ in FOUND} == set(ENTITIES) - {"ORGANISATION"}, "organisations need a model"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("SSN 536-22-8726 / loan 475537853 / fee 12", ["536-22-8726"]),
+        ("born 12 March 1985, admitted 3 May 2021", ["12 March 1985"]),
+        ("driving licence MORGA657054SM9IJ, tel +1 212 555 0187", ["MORGA657054SM9IJ", "+1 212 555 0187"]),
+        ("SEPA mandate 4790121220 / debtor account DK5000400440116243", ["DK5000400440116243"]),
+        ("cards 4111111111111111 and 5500005555555559", ["4111111111111111", "5500005555555559"]),
+    ],
+)
+def test_a_word_speaks_of_one_value_or_of_a_list(text: str, values: list[str]) -> None:
+    assert [text[span.start : span.end] for span in scan_texts([text], POLICY)] == values
+
+
+@pytest.mark.parametrize(
+    "text", ["visa;passport\n1;533401234\n2;533401235", "INSERT INTO t (visa, passport) VALUES (1, '533401234'), (2, '533401235')"]
+)
+def test_the_head_of_a_table_speaks_of_its_columns(text: str) -> None:
+    spans = scan_texts([text], POLICY)
+    assert [(span.entity, text[span.start : span.end]) for span in spans] == [("PASSPORT", "533401234"), ("PASSPORT", "533401235")]
+
+
+def test_a_column_of_names_has_names_that_are_words_too() -> None:
+    text = "id,surname,bed\n1,Baker,3\n2,Park,9\n"
+    assert [text[span.start : span.end] for span in scan_texts([text], POLICY)] == ["Baker", "Park"]
+
+
+def test_all_of_an_enumeration_are_names() -> None:
+    text = "for Roberto, Martina and Giulia"
+    assert [text[span.start : span.end] for span in scan_texts([text], POLICY)] == ["Roberto", "Martina", "Giulia"]
 
 
 @pytest.mark.parametrize("text", PUBLIC)

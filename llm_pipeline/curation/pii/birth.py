@@ -26,7 +26,7 @@ _WORDS = (
     "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, "
     "född, født"
 )
-_CONTEXT = Context({"birth": _WORDS})
+_CONTEXT = Context({"birth": _WORDS}, of_dates=True)
 _ANCHOR = cased("born|birth|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|nace|naci|nací|nasci|nato|nata|urodz|född|født").replace(".", "[.]")
 
 

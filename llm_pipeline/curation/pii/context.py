@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from llm_pipeline.curation.pii.columns import head
 
 BEFORE, AFTER = 72, 28
 _AFTERWARDS = 20
 """A word behind the value counts as if it stood so many characters further away."""
 _DENIED = 20
 """A word like "order" speaks of the value within so many characters, and hides what stands before it."""
-_WORD = re.compile(r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]|([^\W\d_]+)")
-"""A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look. Nor is a word in mIxEd case."""
+_PLACEHOLDER = r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]"
+_WORD = re.compile(rf"{_PLACEHOLDER}|[\w.+-]+@[\w.-]+|([^\W\d_]+)")
+"""A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look. Nor is a part of an e-mail
+address, or a word in mIxEd case, but for `camelCase`, which is several."""
+_CAMEL = re.compile(r"[a-z]{2,}(?:[A-Z][a-z]+)+|(?:[A-Z][a-z]+){2,}")
+_HUMP = re.compile("[A-Z]?[a-z]+")
+_CUT = re.compile(r"[^\w\]]")
+_JOINED = 6
+"""Phrases of more characters may be written as one word: "api key" and "apikey", but not "a c" and "ac"."""
+_HEADED = 10
+"""The head of a column counts as if it stood so many characters before the value."""
+_VALUE = re.compile(rf"{_PLACEHOLDER}|[0-9*](?:[ ./:*-]?[0-9*]){{3,}}")
+_DATED = re.compile(
+    r"(?:19|20)[0-9]{2}(?:[-/. ][0-9]{1,2}[-/. ][0-9]{1,2})?|[0-9]{1,2}([-/. ])[0-9]{1,2}\1(?:(?:19|20)?[0-9]{2})"
+    r"|[0-9]{1,2}[ -](?:19|20)[0-9]{2}"
+)
+_LISTED = re.compile(r"(?:[\s,;&/+|]|\b(?:and|or|und|oder|et|ou|y|e|o|to|then)\b)*")
+_OWN = re.compile(rf"(?: (?:number|no|nr|num|id|is|was|are)\b\.?)?[^\w\[]{{0,4}}(?:{_PLACEHOLDER}|\w{{0,3}}[-]?\w{{0,3}}[0-9*])")
 OTHER = "#"
 """The topic of words that say a number is no one's."""
 _OTHERS = (
@@ -20,9 +38,10 @@ _OTHERS = (
     "rfc, "
     "section, chapter, page, port, pid, uuid, sha, hash, commit, revision, model, item, article, isin, vin, imei, parcel, receipt, "
     "bestellung, "
-    "rechnung, pedido, factura, commande, facture, ordine, fattura, block, bytes, seconds, timestamp, expression, equation, doi"
+    "rechnung, pedido, factura, commande, facture, ordine, fattura, block, bytes, seconds, timestamp, expression, equation, doi, builds, "
+    "rollback, firmware, upgrade, compte rendu, part, parts, drawing"
 )
-_OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9)]\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
+_OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9]\)?\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
 
 Said = tuple[frozenset[str], int, int]
 """What a phrase speaks of, where it starts and ends."""
@@ -36,12 +55,16 @@ def arithmetic(text: str, start: int, end: int) -> bool:
 class Context:
     """Phrases of one to three words and what each speaks of."""
 
-    def __init__(self, phrases: Mapping[str, str]) -> None:
-        """`phrases` maps a topic to its phrases, separated by commas; a phrase in capitals counts only in capitals ("DL" is no `<dl>`)."""
+    def __init__(self, phrases: Mapping[str, str], of_dates: bool = False) -> None:
+        """`phrases` maps a topic to its phrases, separated by commas; a phrase in capitals counts only in capitals ("DL" is no `<dl>`).
+
+        A date between a phrase and a value is a value of its own only for a context `of_dates`: "passport of 4 May 2019, X123".
+        """
+        self._of_dates = of_dates
         topics: dict[str, set[str]] = {}
         for topic, listed in {OTHER: _OTHERS, **phrases}.items():
             for phrase in listed.split(","):
-                for form in {phrase.strip(), phrase.replace(" ", "")}:
+                for form in {phrase.strip(), phrase.replace(" ", "") if len(phrase) > _JOINED else phrase.strip()}:
                     topics.setdefault(form, set()).add(topic)
         self._by_last_word: dict[str, list[tuple[list[str], frozenset[str]]]] = {}
         for form, meant in topics.items():
@@ -49,23 +72,48 @@ class Context:
             self._by_last_word.setdefault(last, []).append((before, frozenset(meant)))
 
     def near(self, text: str, start: int, end: int) -> dict[str, int]:
-        """Topics of the words before and after text[start:end] with their distance."""
-        return nearest(self.read(text, start - BEFORE, end + AFTER), start, end)
+        """Topics of the words before and after text[start:end], and of the head of its column, with their distance."""
+        return self.nearest(text, self.read(text, start - BEFORE, end + AFTER), start, end)
+
+    def nearest(self, text: str, said: Sequence[Said], start: int, end: int) -> dict[str, int]:
+        """The same out of the phrases that were read around."""
+        found = nearest(text, said, start, end, self._of_dates)
+        if OTHER not in found and (table := head(text, start)) and (cell := table.above(text, start)):
+            for topics, *_ in self.read(cell, 0, len(cell)):
+                found |= {topic: min(_HEADED, found.get(topic, _HEADED)) for topic in topics}
+        return found
+
+    def headed(self, text: str, at: int) -> set[str]:
+        """All topics of the head of the table that holds place `at`."""
+        table = head(text, at)
+        return {topic for cell in table.cells for topics, *_ in self.read(cell, 0, len(cell)) for topic in topics} if table else set()
 
     def read(self, text: str, low: int, high: int) -> list[Said]:
-        """The phrases of text[low:high] (begun at a space) in order."""
+        """The phrases of text[low:high] (begun between words) in order."""
         low, high = max(0, low), min(len(text), high)
-        if low and (space := text.find(" ", low, high)) >= 0:
-            low = space
+        if low and (cut := _CUT.search(text, low, high)):
+            low = cut.start()
         words: list[str] = []
         said: list[Said] = []
         for match in _WORD.finditer(text, low, high):
             word = match[1] or ""
-            words.append(word.lower())
-            for before, topics in self._meant(word):
-                if words[-1 - len(before) : -1] == before and (word[1:].islower() or word.isupper() or len(word) == 1):
-                    said.append((topics, *match.span()))
+            plain = word[1:].islower() or word.isupper() or len(word) == 1
+            if not plain and word and _CAMEL.fullmatch(word):
+                for hump in _HUMP.finditer(word):
+                    words.append(hump.group().lower())
+                    said += self._ended(hump.group(), words, match.start() + hump.start(), match.start() + hump.end())
+                continue
+            lower = word.lower()
+            words.append(lower)
+            if plain and (lower in self._by_last_word or word in self._by_last_word):
+                said += self._ended(word, words, *match.span())
         return said
+
+    def _ended(self, word: str, words: Sequence[str], start: int, end: int) -> Iterator[Said]:
+        """The phrases that end with the last word."""
+        for before, topics in self._meant(word):
+            if words[-1 - len(before) : -1] == before:
+                yield topics, start, end
 
     def _meant(self, word: str) -> Sequence[tuple[list[str], frozenset[str]]]:
         found = self._by_last_word.get(word.lower(), ())
@@ -76,19 +124,37 @@ def _begin(phrase: Said) -> int:
     return phrase[1]
 
 
-def nearest(said: Sequence[Said], start: int, end: int) -> dict[str, int]:
-    """Topics with the distance of their nearest phrase from a value at [start, end); a denial just before it hides what stands before."""
+def nearest(text: str, said: Sequence[Said], start: int, end: int, of_dates: bool) -> dict[str, int]:
+    """Topics with the distance of their nearest phrase from a value at [start, end).
+
+    A denial just before it hides what stands before; a phrase before another value speaks of that one, unless the two are a list.
+    """
     found: dict[str, int] = {}
     said = said[bisect_left(said, start - BEFORE, key=_begin) : bisect_left(said, end + AFTER, key=_begin)]
+    taken = _taken(text, start, of_dates)
     for topics, _, at in reversed(said):
         if at > start:
             continue
         if OTHER in topics and start - at <= _DENIED:
             return {**found, OTHER: start - at}
-        for topic in topics - {OTHER}:
-            found.setdefault(topic, start - at)
+        if at > taken:
+            for topic in topics - {OTHER}:
+                found.setdefault(topic, start - at)
     for topics, begin, at in said:
-        if begin >= end and at <= end + AFTER:
+        if begin >= end and at <= end + AFTER and not _OWN.match(text, at):
             for topic in topics - {OTHER}:
                 found[topic] = min(found.get(topic, 999), at - end + _AFTERWARDS)
     return found
+
+
+def _taken(text: str, start: int, of_dates: bool) -> int:
+    """Where the last value before `start` begins that is not listed with the one at `start`; -1 for none."""
+    low = max(0, start - BEFORE)
+    end = start
+    for match in reversed(list(_VALUE.finditer(text, low, start))):
+        if not of_dates and _DATED.fullmatch(match.group()):
+            continue
+        if not _LISTED.fullmatch(text, match.end(), end):
+            return match.start()
+        end = match.start()
+    return -1

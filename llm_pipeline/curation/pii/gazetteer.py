@@ -43,6 +43,8 @@ _COMMON = (
     "rob sue "
     "bill chip chuck dick drew frank jack jimmy john-boy max miles pierce ray skip ward wade chase hunter mason cooper carter taylor "
     "tailor "
+    "jan feb mar apr jun jul aug sep sept oct nov dec altogether therefore combined initially originally currently finally meanwhile "
+    "otherwise instead besides afterwards additionally furthermore moreover hence overall together similarly likewise consequently "
     "does did has had have not now than them they these those thus too very via vs with within without would yes yet"
 ).split()
 _USUAL_FIRST = (
@@ -50,9 +52,64 @@ _USUAL_FIRST = (
     "faith "
     "olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will victoria charlotte florence "
     "sydney "
-    "austin jordan paris chelsea"
+    "austin jordan paris chelsea jan guy mark gene dean earl art"
 ).split()
 """Words that are common, yet as often a first name: with a last name behind them they are one."""
+
+
+_MORE_FIRST = (
+    # in Latin letters, which Faker's lists of these languages are not: Arabic, Persian, Hebrew, Russian, West African, Indian, Korean ...
+    "ahmed ahmad mohamed mohammed muhammad mahmoud mustafa ali omar khalid khaled hassan hussein ibrahim youssef yusuf karim tariq "
+    "samir nabil faisal hamza bilal rashid salim jamal adel walid ziad amir reza mehdi hamid noor nour fatima aisha maryam mariam "
+    "layla leila zainab zahra khadija salma yasmin amina huda rania dina samira nadia hanan farah lina sara rana shirin nasrin "
+    "parisa eitan avi noam yael shira tamar moshe yosef chaim dov oren amit itai uri ilan talia noa michal dalia rivka dmitri "
+    "dmitry sergei sergey alexei aleksei andrei vladimir nikolai mikhail yuri igor oleg pavel boris viktor anton maxim ivan artem "
+    "svetlana irina olga tatiana natalia elena ekaterina anastasia ksenia galina lyudmila oksana polina daria yulia jung min hyun "
+    "ngozi chidi emeka chinedu oluwaseun babatunde folake adaeze kwame kofi ama akua amara nia thandi sipho nomsa lwazi priya rahul "
+    "rohan anjali deepak vikram sanjay sunita kavita lakshmi arjun aditya meera neha pooja ravi suresh anil sunil wei fang xiu mei "
+    "ling jing yan xiaoming lihua yuxuan zhen jun hao chen minh quang duc huong thi lan anh yuki haruto sakura naoko daichi kenji "
+    "hiroshi takeshi yumi aiko"
+).split()
+_MORE_LAST = (
+    "hassan hussein mansour nasser haddad khalil saleh hamdan khoury farouk benali abdullah al-sayed el-sayed elsayed aziz rahman "
+    "hashimi hosseini ahmadi karimi rezaei mohammadi cohen levi levy mizrahi peretz friedman shapiro katz ben-david goldberg "
+    "azoulay biton ivanov ivanova petrov petrova smirnov smirnova kuznetsov kuznetsova popov popova sokolov sokolova volkov volkova "
+    "morozov morozova novikov novikova fedorov fedorova kim lee park choi jung jeong kang cho yoon jang lim han shin seo kwon hwang "
+    "ahn song yoo hong moon bae baek okafor okonkwo eze nwosu adeyemi olatunji abiola adebayo balogun obi mensah owusu boateng "
+    "asante osei dlamini nkosi ndlovu khumalo sharma patel gupta singh kumar reddy iyer nair menon prakash shenoy chopra kapoor "
+    "mehta joshi desai wu wang zhang liu chen yang huang zhao zhou xu sun ma zhu hu guo lin luo liang xie tang zheng feng nguyen "
+    "tran pham hoang phan vu vo dang bui ngo duong suzuki sato tanaka yamamoto nakamura kobayashi watanabe ito kato yoshida yamada "
+    "sasaki"
+).split()
+SYLLABLES = frozenset(
+    (
+        "ji hoon min jun hyun woo soo jin young ho sang hee eun kyung hye won seung jae dong yeon mi sun sung ki tae kyu joon ah ra na "
+        "yu seo in su jung chul nam bin hwa kwang myung yong gyu gi geun ha rim rin ye do yun woong"
+    ).split()
+)
+"""Of Korean first names, which are written with a hyphen in Latin letters."""
+_BRANDS = (
+    "jim beam,jack daniels,jack daniel,johnnie walker,captain morgan,earl grey,lady grey,granny smith,bloody mary,"
+    "tom collins,shirley temple,long john,arnold palmer,harvey wallbanger,dr pepper,mr clean,mrs meyer,mr muscle,"
+    "dr martens,dr oetker,dr scholl,uncle ben,aunt jemima,ben jerry,betty crocker,sara lee,marie callender,oscar mayer,"
+    "jimmy dean,duncan hines,orville redenbacher,chef boyardee,famous amos,mary jane,mary janes,ralph lauren,calvin klein,"
+    "tommy hilfiger,hugo boss,giorgio armani,christian dior,coco chanel,yves saint,louis vuitton,jimmy choo,ted baker,"
+    "laura ashley,paul smith,michael kors,marc jacobs,kate spade,vera wang,ralph laurent,tory burch,donna karan,jean paul,"
+    "karl lagerfeld,stella mccartney,vivienne westwood,alexander mcqueen,guy laroche,nina ricci,hermann miller,"
+    "herman miller,philippe starck,estee lauder,estée lauder,elizabeth arden,mary kay,bobbi brown,helena rubinstein,"
+    "jo malone,charlotte tilbury,max factor,harley davidson,aston martin,alfa romeo,rolls royce,mercedes benz,land rover,"
+    "john deere,massey ferguson,john lewis,marks spencer,harry winston,fred perry,wendy's,trader joe,papa john,carl's jr,"
+    "jersey mike,jimmy john,little caesar,charles schwab,morgan stanley,merrill lynch,wells fargo,jp morgan,goldman sachs,"
+    "ernst young,booz allen,johns hopkins,carnegie mellon,madame tussauds,santa claus,peter pan,harry potter,mickey mouse,"
+    "donald duck,ronald mcdonald,john doe,jane doe,joe bloggs,max mustermann,erika mustermann,mario rossi,tom yum,"
+    "jerry can,jack russell,king charles,mason jar,murphy bed"
+)
+"""Names of persons (and look-alikes of them) that mean a drink, a dish, a firm, a place or nobody."""
+
+
+@lru_cache(maxsize=1)
+def brands() -> frozenset[str]:
+    return frozenset(_BRANDS.split(","))
 
 
 @lru_cache(maxsize=8)
@@ -66,11 +123,11 @@ def names(locales: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
         except ModuleNotFoundError:
             raise ConfigError(f"name_locales: received {locale!r}, expected a locale of Faker such as 'en_US'") from None
         for attribute in dir(provider):
-            if attribute.startswith("first_names"):
+            if attribute.startswith(("first_names", "first_romanized_names")):
                 first.update(_words(getattr(provider, attribute)))
-            elif attribute.startswith("last_names"):
+            elif attribute.startswith(("last_names", "last_romanized_names")):
                 last.update(_words(getattr(provider, attribute)))
-    return frozenset(first), frozenset(last)
+    return frozenset(first | set(_MORE_FIRST)), frozenset(last | set(_MORE_LAST))
 
 
 @lru_cache(maxsize=1)

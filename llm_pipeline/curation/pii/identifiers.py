@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 
 from llm_pipeline.curation.pii import validators
-from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic, nearest
+from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
 _LEFT, _RIGHT = r"(?<![\w.$€£+/-])", r"(?![\w%-]|[.,:][0-9])"
@@ -155,20 +155,31 @@ IDENTIFIERS = (
         unchecked=0.8,
     ),
     Identifier("bban_gb", "BANK_ACCOUNT", r"[A-Z]{4}[0-9]{14}", _ACCOUNT_WORDS, _any, alone=0.8),
-    _national("es.dni", r"[0-9]{8}[ -]?[A-Za-z]", "dni, nif, documento nacional, documento de identidad", 0.7, 0.75),
-    _national("es.nie", r"[XYZxyz][ -]?[0-9]{7}[ -]?[A-Za-z]", "nie, nif, extranjero, documento de identidad", 0.8),
+    _national(
+        "es.dni",
+        r"(?:[0-9]{8}|[0-9]{1,2}\.[0-9]{3}\.[0-9]{3})[ -]?[A-Za-z]",
+        "dni, nif, documento, documento nacional, documento de identidad",
+        0.7,
+        0.75,
+    ),
+    _national("es.nie", r"[XYZxyz][ -]?[0-9]\.?[0-9]{3}\.?[0-9]{3}[ -]?[A-Za-z]", "nie, nif, extranjero, documento de identidad", 0.8),
     _national(
         "fr.nir",
-        r"[12] ?[0-9]{2} ?[0-9]{2} ?(?:[0-9]{2}|2[AB]) ?[0-9]{3} ?[0-9]{3}(?: ?[0-9]{2})?",
-        "sécurité sociale, securite sociale, sécu, secu, nir, insee, numéro de sécurité",
-        0.0,
+        r"[12] ?[0-9]{2} ?(?:0[1-9]|1[0-2]|[2-9][0-9]) ?(?:[0-9]{2}|2[AB]) ?[0-9]{3} ?[0-9]{3}(?: ?[0-9]{2})?",
+        "sécurité sociale, securite sociale, sécu, secu, nir, insee, INS, vitale, carte vitale, numéro de sécurité",
+        0.6,
     ),
     _national(
         "de.idnr",
-        r"[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}",
+        r"[0-9]{2}([ ./]?)[0-9]{3}\1[0-9]{3}\1[0-9]{3}",
         "steuer id, steuer, steuerid, steuernummer, steueridentifikationsnummer, steuerliche, identifikationsnummer, idnr, tax id, tin",
     ),
-    _national("it.codicefiscale", r"[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z][0-9]{3}[A-Za-z]", "codice fiscale, cf, fiscale", 0.9),
+    _national(
+        "it.codicefiscale",
+        r"[A-Za-z]{3} ?[A-Za-z]{3} ?[0-9]{2}[A-Za-z][0-9]{2} ?[A-Za-z][0-9]{3}[A-Za-z]",
+        "codice fiscale, cf, fiscale",
+        0.9,
+    ),
     _national("nl.bsn", r"[0-9]{8,9}|[0-9]{4}\.[0-9]{2}\.[0-9]{3}", "bsn, burgerservicenummer, sofinummer, service number"),
     _national("pl.pesel", r"[0-9]{11}", "pesel"),
     _national("pt.nif", r"[0-9]{9}|[0-9]{3} [0-9]{3} [0-9]{3}", "nif, contribuinte, identificação fiscal"),
@@ -223,9 +234,10 @@ NAMED = (
     Identifier(
         "licence",
         "DRIVER_LICENCE",
-        r"[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|[0-9]{2,4}(?:[ -][0-9]{2,4}){1,4}|[A-Z0-9]{5,18}",
+        r"(?!(?:DLN?|NO|LIC|ID|OL)\b)[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|"
+        r"[0-9]{2,4}(?:[ -][0-9]{2,4}){1,4}|[A-Z0-9]{5,18}",
         "driver license, drivers license, driver s license, driving license, driver licence, drivers licence, driver s licence, driving "
-        "licence, "
+        "licence, my license, my licence, dmv, dvla, "
         "license number, licence number, license no, licence no, DL, dl number, dln, führerschein, führerscheinnummer, "
         "permis de conduire, permiso de conducir, carnet de conducir, patente, rijbewijs",
         _mostly_digits,
@@ -251,7 +263,7 @@ def _worth(value: str) -> bool:
 
 def identifier_finders() -> list[Finder]:
     return [
-        Finder(_NUMBER, _finder(IDENTIFIERS), before=24, after=16, worth=_worth, digits=True),
+        Finder(_NUMBER, _finder((*IDENTIFIERS, *NAMED)), before=24, after=16, worth=_worth, digits=True),
         Finder(_NAMED, _finder(NAMED), before=AFTER + 24, after=BEFORE + 40),
     ]
 
@@ -264,14 +276,14 @@ def _finder(kinds: Sequence[Identifier]) -> Callable[[str, int, int], Iterator[F
         if not _DIGIT.search(text, low, high):
             return
         said = context.read(text, low - BEFORE, high + AFTER)
-        topics = {topic for topics, *_ in said for topic in topics}
+        topics = {topic for topics, *_ in said for topic in topics} | context.headed(text, low) | context.headed(text, high - 1)
         for kind in kinds if topics else lonely:
             if not (kind.alone or kind.name in topics):
                 continue
             for match in kind.compiled.finditer(text, low, high):
                 if match.group().isdigit() and arithmetic(text, match.start(), match.end()):
                     continue
-                near = nearest(said, match.start(), match.end())
+                near = context.nearest(text, said, match.start(), match.end())
                 score = 0.0 if OTHER in near and kind.name not in near else kind.score(match.group(), near.get(kind.name))
                 if score:
                     yield match.start(), match.end(), score, kind.entity, kind.name

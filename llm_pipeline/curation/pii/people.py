@@ -5,186 +5,181 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from llm_pipeline.curation.pii.gazetteer import common_words, names, place_words, usual_first_names
+from llm_pipeline.curation.pii.gazetteer import names
+from llm_pipeline.curation.pii.judge import NAME, PARTICLE, PARTICLES, TITLES, UPPER, Judge
+from llm_pipeline.curation.pii.people_records import record_finders
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
-_UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶĹĽŁŃŇŌŐŘŚŞŠŢŤŪŮŰŹŻŽȘȚ"
-_NAME = rf"[{_UPPER}]\w*(?:['’-]\w+)*"
-_PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|ter|ten|zu|af|av|Mc|O')"
-_RUN = re.compile(rf"(?<![\w'’\[@/.#-])(?<!\b[A-Z]\. ){_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE}(?= )|{_NAME})){{1,7}}(?![\w@\[])")
-_TITLES = (
-    "Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Lord|Lady|Herr|Frau|Madame|Monsieur|Mme|Señor|Señora|Sr|Sra|Sig|Dhr|Mevr"
-    "|MR|MRS|MS|DR|mr|mrs|ms|dr"
+_RUN = re.compile(rf"(?<![\w'’\[@/.#-])(?<!\b[A-Z]\. ){NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{1,7}}(?![\w@\[])")
+_OF = r"(?:von|van|de|di|du|del|della|dos|da|do|zu)(?: (?:der|den|la|los|het))?"
+_TITLE = re.compile(
+    rf"(?<!\w)(?P<t>(?:(?:{TITLES})\b(?:\.(?: |(?=[A-Z]))|"
+    rf" ))+)(?P<v>(?:{_OF} )?{NAME}(?: (?:[{UPPER}]\.|{PARTICLE} {NAME}|{NAME})){{0,3}})"
 )
-_TITLE = re.compile(rf"(?<!\w)(?:{_TITLES})\b(?:\.(?: |(?=[A-Z]))| )(?P<v>{_NAME}(?: (?:[{_UPPER}]\.|{_PARTICLE} {_NAME}|{_NAME})){{0,3}})")
 _STATED = cased(
-    "name|i am called|account holder|holder|beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|"
+    "name|forename|surname|firstname|lastname|i am called|account holder|holder|cardholder|driver|tenant|landlord|traveler|traveller|"
+    "passenger|guest|filer|taxpayer|witness|claimant|defendant|plaintiff|borrower|insured|policyholder|sender|recipient|author|subscriber|"
+    "guarantor|spouse|owner|student|teacher|member|issued to|ship to|bill to|deliver to|made out to|order "
+    "of|pt|to:|zeuge|zeugin|mieter|kunde|"
+    "kundin|patientin|antragsteller|cliente|titular|denunciante|assistito|lavoratore|client|cliente|prefers|alias|aka|formerly|née|"
+    "beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|"
     "signed by|"
     "on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|"
     "cognome|"
-    "naam|paziente|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo"
+    "naam|paziente|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo|nazwisko|prénom|apellidos|soussigné|soussignée"
 )
-_LINK = r"(?: is|['\"]?:|,|=|>| -|\.)?[ '\"\n]{0,2}"
+_LINK = r"(?: is| [A-Z]:|['\"]?:|,|=|['\"]?>| -| ?\.{1,12}|\))?[ '\"“‘\n]{0,4}"
 _SELF = cased("name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
-_REST = rf"(?: [{_UPPER}]\.)?(?: {_NAME}){{0,2}}"
-_CERTAIN = re.compile(
-    r"(?i:name|holder|beneficiary|payee|signed(?: by)?|patient|paziente|applicant|employee|candidate|interviewer|attn)\W+"
+_HERE = cased("this is|it's|its|i'm|i am|ich bin|soy|je suis|sono|ik ben")
+_REST = rf"(?: [{UPPER}]\.)?(?: (?:{PARTICLE} (?:(?:der|den|la|los) )?)?{NAME}){{0,2}}"
+_LOWER = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
+_SAID_HERE = re.compile(
+    rf"(?<!\w)(?:{_HERE}) (?P<v>{_LOWER}(?: [^\W\d_]\.)?(?: {_LOWER}){{0,2}})(?P<end> ?[,.!?\n]|$| (?:and|und|y|e|et|from|"
+    rf"aus|again|here|otra)\b)?"
 )
-_INTRODUCTION = re.compile(rf"(?<![^\W_])(?:{_STATED}){_LINK}(?P<v>{_NAME}{_REST})")
-_SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,2}})")
+_CERTAIN = re.compile(
+    r"(?i:name|forename|surname|driver|tenant|traveler|traveller|passenger|claimant|witness|author|issued to|ship to|"
+    r"holder|beneficiary|payee|signed(?: by)?|patient|paziente|applicant|employee|candidate|interviewer|attn)\W+"
+)
+_INTRODUCTION = re.compile(rf"(?<![^\W_])(?:{_STATED}){_LINK}(?P<v>{NAME}{_REST})")
+_SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,3}})")
 _HELLO = cased(
     "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá"
 )
 _HELLOS = frozenset(_HELLO.lower().split("|"))
 _SURE = cased(
-    "thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|"
+    "thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|thx|rgds|"
+    "lg|vg|gruß|grüße|saludos|abrazos|cordialement|bises|groetjes|saluti|"
     "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbour|neighbor|assistant|"
     "uncle|"
     "aunt|cousin"
 )
 _TOWARDS = cased("ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc")
 _BEFORE = re.compile(
-    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{_NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)"
+    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)"
 )
 _VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
 _AFTER = re.compile(
-    rf"(?<![\w'’\[@/.#-])(?P<v>{_NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|"
+    rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|"
     rf"going))\b"
 )
 _UNLISTED = 0.52
+_POSSESSIVE = re.compile(r"['’]s(?!\w)")
+_SIGNED = re.compile(rf"[.!?…)\n0-9€$£] ?[ \n](?:[-~—] ?)?(?P<v>{NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{0,3}})[.!]?\s*\Z")
 _PLACING = re.compile(r"\b(?:in|at|the|your|our|near|of) $")
 """Before "Notting Hill", not before a person."""
 _SUFFIXES = frozenset(
-    "inc ltd llc plc corp gmbh group company bank university college hospital school sons & co street road avenue".split()
+    "inc ltd llc plc corp gmbh group company bank university college hospital school sons & co street road avenue park "
+    "cross station square "
+    "stadium airport museum theatre theater hall tower bridge garden gardens centre center resort hotel award prize "
+    "medal scientific clinic "
+    "foundation institute valley hole falls hill beach bay lake island islands county".split()
 )
 
 
 def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]:
     """Finders for the name lists of `locales`; a name that holds a word of `never` (the domain's capitalised words) does not count."""
-    judge = _Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
+    known = Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
+    judge = _People(known)
     upper = "[A-ZÀ-Ž]"
-    letters = "[A-Za-zÀ-ž0-9_'’-]"
-    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{_PARTICLE} )*{upper}{letters}*))+"
+    letters = "[A-Za-zÀ-ɏḀ-ỿ0-9_'’-]"
+    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{PARTICLE} )*{upper}{letters}*))+"
     return [
-        Finder(run, judge.full, before=8, after=8, worth=judge.holds_name),
-        Finder(f"(?:{_TITLES})[. ]", judge.titled, before=10, after=90),
-        Finder(rf"(?:{_STATED}){_LINK}{upper}", judge.introduced(_INTRODUCTION), before=4, after=90),
-        Finder(f"(?:{_SELF}) ", judge.introduced(_SAID), before=4, after=90),
+        Finder(run, judge.full, before=8, after=8, worth=known.holds_name),
+        Finder(f"(?:{TITLES})[. ]", judge.titled, before=10, after=90),
+        Finder(rf"(?:{_STATED}){_LINK}{upper}{letters}*", judge.introduced(_INTRODUCTION), before=4, after=90, worth=known.ends_in_any),
+        Finder(rf"(?:{_SELF}|{_HERE}) [A-Za-zÀ-ž]{letters}*", judge.called, before=4, after=90, worth=known.ends_in_first),
+        Finder("", judge.signed, before=60),
+        *record_finders(known, judge.acting, rf"(?:{_VERBS}|and I|is|was|has|will|can|could|would) "),
         Finder(
-            rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}[A-Za-zÀ-ɏḀ-ỿ0-9_'’-]*",  # whole words, which `worth` judges
+            rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*",
             judge.greeted,
             before=2,
             after=40,
-            worth=judge.ends_in_name,
-        ),
-        Finder(
-            rf"{upper}{letters}+ (?:{_VERBS}|and I|is|was|has|will|can|could|would) ",
-            judge.acting,
-            before=2,
-            after=24,
-            worth=judge.starts_alone,
+            worth=judge.worth_greeting,
         ),
     ]
 
 
-class _Judge:
-    """Tells a name from other capitalised words with lists of names, of common words and of places, and the domain's own words."""
+class _People:
+    """What a judge of words finds with the words around."""
 
-    def __init__(self, first: frozenset[str], last: frozenset[str], never: frozenset[str]) -> None:
-        self.never, self.common, self.places = never, common_words() | never, place_words()
-        self.first = (first - self.common) | (usual_first_names() & first - never)
-        self.last = last - self.common
-        self.also_last = last - never
-        self.listed = self.first | self.also_last
-
-    def is_first(self, word: str) -> bool:
-        return word.lower() in self.first or ("-" in word and word.split("-")[0].lower() in self.first)
-
-    def is_last(self, word: str) -> bool:
-        return word.lower() in self.last or ("-" in word and any(part.lower() in self.last for part in word.split("-")))
-
-    def is_alone(self, word: str) -> bool:
-        """A first name that is hardly anything else."""
-        lower = word.lower()
-        return len(word) > 2 and not word.isupper() and self.is_first(word) and lower not in self.common and lower not in self.places
-
-    def may_be_last(self, word: str) -> bool:
-        """A word nobody lists, but that may be a last name: capitalised, no common word, no place, no acronym."""
-        lower = word.lower()
-        return len(word) > 2 and not word.isupper() and word.isalpha() and lower not in self.common and lower not in self.places
-
-    def holds_name(self, value: str) -> bool:
-        return "." in value or "-" in value or not self.listed.isdisjoint(value.lower().replace("'s", "").replace("’s", "").split(" "))
-
-    def ends_in_name(self, value: str) -> bool:
-        *before, word = value.split()
-        word = word.removesuffix("'s").removesuffix("’s")
-        return self.is_first(word) or (self.may_be_last(word) and any(said.strip(",:").lower() in _HELLOS for said in before))
-
-    def starts_alone(self, value: str) -> bool:
-        return self.is_alone(value.split(" ", 1)[0])
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
 
     def full(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A first name and what may be a last name inside a run of capitalised words; other words before and after do not belong to it."""
         for match in _RUN.finditer(text, low, high):
-            words = [(re.sub(r"['’]s$", "", m.group()), m.start()) for m in re.finditer(r"[^ ]+", match.group())]
+            words = [(_POSSESSIVE.sub("", m.group()), m.start()) for m in re.finditer(r"[^ ]+", match.group())]
+            shouted = match.group().isupper() and len(words) < 5
             i = 0
             while i < len(words) - 1:
-                end, score = self._end([word for word, _ in words], i)
-                if not end:
+                end, score = self._end([self.judge.spoken(word) if shouted else word for word, _ in words], i)
+                if not end or any(_POSSESSIVE.match(match.group(), at + len(word)) for word, at in words[i:end]):
                     i += 1
                     continue
                 last, at = words[end]
-                start = match.start() + words[i][1]
-                if score > _UNLISTED or not _PLACING.search(text, max(0, start - 6), start):
-                    yield start, match.start() + at + len(last), score, "PERSON", "full_name"
+                start, close = match.start() + words[i][1], match.start() + at + len(last)
+                placed = score <= _UNLISTED and _PLACING.search(text, max(0, start - 6), start)
+                if not placed and not self.judge.is_brand(text[start:close]):
+                    yield start, close, score, "PERSON", "full_name"
                 i = end + 1
 
     def _end(self, words: Sequence[str], i: int) -> tuple[int, float]:
         """Index of the last word of the name that begins at word `i`, and how sure it is; 0 for none."""
-        if words[i].lower() in self.never or (words[i].isupper() and not words[i + 1].isupper()):
+        if words[i].lower() in self.judge.never or (words[i].isupper() and not words[i + 1].isupper()):
             return 0, 0.0
-        if not self.is_first(words[i]):
+        if not self.judge.is_first(words[i]):
             return self._unlisted_end(words, i)
         j = i + 1
         while j < len(words) - 1 and self._links(words, j):
             j += 1
-        if words[j].endswith(".") or words[j][0].islower() or (j + 1 < len(words) and words[j + 1].lower() in _SUFFIXES | self.never):
+        if words[j].endswith(".") or words[j][0].islower() or (j + 1 < len(words) and words[j + 1].lower() in _SUFFIXES | self.judge.never):
             return 0, 0.0
-        listed = self.is_last(words[j]) or (words[j].lower() in self.also_last and words[i].lower() not in self.common)
-        linked = j > i + 1 and not self.is_first(words[j - 1])
-        if not listed and not (self.may_be_last(words[j]) and (linked or words[i].lower() not in self.common | self.places)):
+        listed = self.judge.is_last(words[j]) or (words[j].lower() in self.judge.also_last and words[i].lower() not in self.judge.common)
+        linked = j > i + 1 and not self.judge.is_first(words[j - 1])
+        if len(words[i]) < 3 and not self.judge.is_last(words[j]):
             return 0, 0.0
-        if j + 1 < len(words) and self.is_last(words[j + 1]) and words[j + 1].lower() not in self.first:
+        if not listed and not (
+            self.judge.may_be_last(words[j]) and (linked or words[i].lower() not in self.judge.common | self.judge.places)
+        ):
+            return 0, 0.0
+        if j + 1 < len(words) and self.judge.is_last(words[j + 1]) and words[j + 1].lower() not in self.judge.first:
             j += 1
-        if j + 2 < len(words) and words[j + 1][0].islower() and self.may_be_last(words[j + 2]):
+        if j + 2 < len(words) and words[j + 1][0].islower() and self.judge.may_be_last(words[j + 2]):
             j += 2
         return j, 0.85 if listed else 0.6
 
     def _unlisted_end(self, words: Sequence[str], i: int) -> tuple[int, float]:
         """A first word that no list has: an initial behind it ("Oyelaran B. Smith"), or a listed last name that ends the run."""
-        if not self.may_be_last(words[i]) or self.is_last(words[i]):
+        if not self.judge.may_be_last(words[i]) or self.judge.is_last(words[i]) or words[i + 1].lower() in _SUFFIXES:
             return 0, 0.0
-        if words[i + 1][1:] == "." and i + 2 < len(words) and self.may_be_last(words[i + 2]):
+        if words[i + 1][1:] == "." and i + 2 < len(words) and self.judge.may_be_last(words[i + 2]):
             return i + 2, 0.6
-        return (i + 1, _UNLISTED) if len(words) == 2 and self.is_last(words[1]) and self.may_be_last(words[1]) else (0, 0.0)
+        return (i + 1, _UNLISTED) if len(words) == 2 and self.judge.is_last(words[1]) and self.judge.may_be_last(words[1]) else (0, 0.0)
 
     def _links(self, words: Sequence[str], j: int) -> bool:
         """Word `j` is an initial, a particle, or a further first name before a last name."""
         word = words[j]
-        return word.endswith(".") or word[0].islower() or (self.is_first(word) and self.is_last(words[j + 1]))
+        return word.endswith(".") or word[0].islower() or (self.judge.is_first(word) and self.judge.is_last(words[j + 1]))
 
     def titled(self, text: str, low: int, high: int) -> Iterator[Found]:
         for match in _TITLE.finditer(text, low, high):
             words = match["v"].split(" ")
-            if words[0].lower() in self.common and not (self.is_first(words[0]) or words[0].lower() in self.also_last):
+            at = next(i for i, word in enumerate(words) if word[0].isupper())
+            if words[at].lower() in PARTICLES and at + 1 < len(words):
+                at += 1
+            named, n = words[at], at + 1
+            if named.lower() in self.judge.common and not (self.judge.is_first(named) or named.lower() in self.judge.also_last):
                 continue
-            n = 1
-            while n < len(words) and (self.is_last(words[n]) or self.is_first(words[n]) or self.may_be_last(words[n]) or len(words[n]) < 4):
+            while n < len(words) and (
+                self.judge.is_last(words[n]) or self.judge.is_first(words[n]) or self.judge.may_be_last(words[n]) or len(words[n]) < 4
+            ):
                 n += 1
-            value = re.sub(r"['’]s$", "", " ".join(words[:n]))
-            if words[0].lower() not in self.never and not match.group().startswith("MS ") and len(value) > 1:
-                yield match.start("v"), match.start("v") + len(value), 0.8, "PERSON", "title"
+            value = re.sub(r"['’]s$", "", match["t"] + " ".join(words[:n]))
+            known = named.lower() not in self.judge.never and not match.group().startswith("MS ") and len(named) > 1
+            if known and not self.judge.is_brand(value):
+                yield match.start(), match.start() + len(value), 0.86, "PERSON", "title"
 
     def introduced(self, pattern: re.Pattern[str]) -> Callable[[str, int, int], Iterator[Found]]:
         """Listed names after a word that announces them; after "my name is" and the like in any case."""
@@ -199,42 +194,80 @@ class _Judge:
 
         return find
 
+    def called(self, text: str, low: int, high: int) -> Iterator[Found]:
+        """What somebody says to be called."""
+        yield from self.introduced(_SAID)(text, low, high)
+        yield from self.here(text, low, high)
+
+    def here(self, text: str, low: int, high: int) -> Iterator[Found]:
+        """Names in lower case as people type them in chats: both first and last listed, or a first name that ends the phrase."""
+        for match in _SAID_HERE.finditer(text, low, high):
+            words = match["v"].lower().split(" ")
+            if not words[0].islower() or words[0] in self.judge.common or not self.judge.is_first(words[0]):
+                continue
+            n = 3 if len(words) > 2 and (words[1].endswith(".") or words[1] in PARTICLES) else 2
+            if len(words) >= n and self.judge.is_last(words[n - 1]) and words[n - 1] not in self.judge.common:
+                yield match.start("v"), match.start("v") + len(" ".join(words[:n])), 0.75, "PERSON", "here"
+            elif len(words) == 1 and match["end"] is not None and len(words[0]) > 3:
+                yield match.start("v"), match.start("v") + len(words[0]), 0.55, "PERSON", "here"
+
+    def signed(self, text: str, low: int, high: int) -> Iterator[Found]:
+        """A name by itself after the last sentence."""
+        match = _SIGNED.search(text, low) if high == len(text) else None
+        if match:
+            first, *rest = match["v"].split(" ")
+            if self.judge.is_alone(first) or (rest and self.judge.is_first(first)):
+                yield *match.span("v"), 0.6, "PERSON", "signature"
+
     def _unlisted(self, value: str) -> bool:
         """Two or three capitalised words that may all be names."""
         words = value.split(" ")
-        return len(words) > 1 and all(word[1:] == "." or (word[0].isupper() and self.may_be_last(word)) for word in words)
+        return len(words) > 1 and all(word[1:] == "." or (word[0].isupper() and self.judge.may_be_last(word)) for word in words)
+
+    def worth_greeting(self, value: str) -> bool:
+        *before, word = value.split()
+        word = word.removesuffix("'s").removesuffix("’s")
+        hello = any(said.strip(",:").lower() in _HELLOS for said in before)
+        return self.judge.is_first(word) or (hello and self.judge.may_be_last(word))
 
     def greeted(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single first name behind a greeting or kin ("my wife Ann"), or, when it is hardly anything else, behind "told", "from" ..."""
         for match in _BEFORE.finditer(text, low, high):
             word = re.sub(r"['’]s$", "", match["v"])
             sure = bool(match["sure"] or match["hello"])
-            if word.lower() not in self.never and (self.is_first(word) if sure else self.is_alone(word)):
+            if word.lower() not in self.judge.never and (self.judge.is_first(word) if sure else self.judge.is_alone(word)):
                 yield match.start("v"), match.start("v") + len(word), 0.7 if sure else 0.55, "PERSON", "greeting"
-            elif match["hello"] and text[match.end() : match.end() + 1] in (",", "!") and self.may_be_last(word):
+            elif match["hello"] and text[match.end() : match.end() + 1] in (",", "!") and self.judge.may_be_last(word):
                 yield match.start("v"), match.start("v") + len(word), 0.52, "PERSON", "greeting"
 
     def acting(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single first name before a verb of persons."""
         for match in _AFTER.finditer(text, low, high):
-            if self.is_alone(match["v"]):
+            if self.judge.is_alone(match["v"]):
                 yield match.start("v"), match.end("v"), 0.55, "PERSON", "acting"
 
     def _listed(self, value: str) -> int:
         """Length of the leading words that are names (a single first name, or first and last), 0 for none."""
-        words = value.split(" ")
-        if words[0].lower() in self.never or not (
-            (self.is_first(words[0]) and (words[0][0].isupper() or words[0].lower() not in self.common))
-            or (len(words) > 1 and self.is_last(words[1]) and self.is_last(words[0]))
+        words = [self.judge.spoken(word) if value.isupper() else word for word in value.split(" ")]
+        if words[0].lower() in self.judge.never or not (
+            (self.judge.is_first(words[0]) and (words[0][0].isupper() or words[0].lower() not in self.judge.common))
+            or (len(words) > 1 and self.judge.is_last(words[1]) and self.judge.is_last(words[0]))
         ):
             return 0
         n = 1
         while n < len(words) and self._goes_on(words, n):
             n += 1
+        while words[n - 1] in PARTICLES:
+            n -= 1
         return len(" ".join(words[:n]))
 
     def _goes_on(self, words: Sequence[str], n: int) -> bool:
         word = words[n]
-        return word.lower() not in self.never and (
-            self.is_last(word) or self.is_first(word) or word.endswith(".") or (word[0].isupper() and n < 3 and self.may_be_last(word))
+        if word in PARTICLES:
+            return n + 1 < len(words)
+        return word.lower() not in self.judge.never and (
+            self.judge.is_last(word)
+            or self.judge.is_first(word)
+            or word.endswith(".")
+            or (word[0].isupper() and n < 3 and self.judge.may_be_last(word))
         )

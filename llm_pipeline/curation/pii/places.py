@@ -13,15 +13,21 @@ _CITY = rf"(?:St\. )?{_UP}[\w'’]+(?:[ -](?:{_UP}[\w'’]+|am|an|der|de|la|upon
 _CODE = (
     r"(?:[A-Z]{2,3},?\s+[0-9]{4,5}(?:-[0-9]{4})?|[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}|(?:[A-Z]{2},? )?[A-Z][0-9][A-Z] ?[0-9][A-Z][0-9]"
     r"|[A-Z][0-9][0-9W] ?[A-Z0-9]{4}|[0-9]{4} ?[A-Z]{2}|[0-9]{5}(?:-[0-9]{3,4})?|[0-9]{2}-[0-9]{3}|[0-9]{3} [0-9]{2}|"
-    r"[0-9]{4}-[0-9]{3}|(?!(?:19|20)[0-9]{2})[0-9]{4})(?!\w)"
+    r"[0-9]{4}-[0-9]{3}|(?!(?:19|20)[0-9]{2})[0-9]{4})(?![\w/])"
 )
-_TAIL = rf"(?:(?:,\s*|\s+|\n)(?:{_CITY},?\s+){{0,2}}{_CODE}|(?:,\s*{_CITY}){{1,3}},?\s+{_CODE})(?:,?\s{_CITY}(?![\w]))?"
+_TAIL = (
+    rf"(?:(?:,\s*|\s+|\n)(?!\s*(?:Phone|Tel|Fax|Mobile|Cell)\b)(?:{_CITY},?\s+){{0,2}}{_CODE}|"
+    rf"(?:,\s*{_CITY}){{1,3}},?\s+{_CODE})(?:,?\s{_CITY}(?![\w]))?"
+)
 _TOWN = rf"(?:,\s{_CITY}(?=[.,;\n]|$))?"
-_FLAT = r"(?:Flat|Apt\.?|Apartment|Unit|Suite|Studio|Ste\.?|Floor|Level|#|No\.) ?[0-9]{1,5}[A-Za-z]?"
+_FLAT = r"(?:(?:Flat|Apt\.?|Apartment|Unit|Suite|Studio|Ste\.?|Floor|Level|#|No\.) ?[0-9]{1,5}[A-Za-z]?|(?:Flat|Apt\.?|Unit|Suite) [A-Z])"
 _NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,5}[A-Za-z]?)?"
 _STRONG = frozenset(
-    "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln blvd mews parkway highway".split()
+    "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln dr ct blvd mews parkway "
+    "highway cir pkwy hwy".split()
 )
+_ABBREVIATED = "St|Ave|Rd|Ln|Dr|Ct|Blvd|Pl|Cir|Ter|Way|Street|Avenue|Road|Lane|Drive|Court|Place|Terrace|Close|Boulevard"
+"""What ends a street's name also behind another suffix: "Willow Creek Pl"."""
 _YEAR = re.compile("(?:19|20)[0-9]{2}[ -]")
 _LIVING = re.compile(
     r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered"
@@ -34,6 +40,7 @@ _JOINED = (
 )
 _JOINED_WEAK = "damm|hof|baan|gata|tie|ring|pad"
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
+_GERMAN = "Am|Im|Zum|Zur|An der|An den|An dem|Auf der|Auf dem|In der|In den|Unter den|Hinter der|Vor dem|Alte|Alter|Altes"
 _FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")
 
 
@@ -41,17 +48,21 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     suffix = "|".join(street_suffixes())
     romance = "|".join(re.escape(word) for word in street_prefixes())
     english = re.compile(
-        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9](?:-(?:19|20)?[0-9][0-9])?,)(?:{_FLAT},?\s+(?:{_NUMBER},? )?|{_NUMBER},? )"
+        rf"(?<![\w.$€£-])(?!(?:1[5-9]|20)[0-9][0-9](?:-(?:19|"
+        rf"20)?[0-9][0-9])?,)(?:(?P<lead>{_FLAT},?\s+)(?:{_NUMBER},? )?|{_NUMBER}(?P<comma>,)? )"
         rf"(?:(?:[NSEW]|North|South|East|"
         rf"West)\.? )?"
-        rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
+        rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|"
+        rf"th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?! (?:{_ABBREVIATED})\b)(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
         rf"(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"
     )
-    post = rf"(?:,? (?:Apt\.|Piso|Puerta|Local|Bajo|Appartamento|Esc\.|bus|/) ?[0-9A-Z]*\b)?(?:{_TAIL}|{_TOWN})"
-    house = r" [0-9]{1,4}(?:[a-zA-Z]|[/-][0-9]+)?(?!\w|\.[0-9])"
+    floor = r"[0-9]{1,2}[ºª°](?: ?(?:[A-Z]\b|dcha\.?|izda\.?|izq\.?|ctro\.?))?"
+    post = rf"(?:,? (?:(?:Apt\.|Piso|Puerta|Local|Bajo|Piano|Appartamento|Esc\.|bus|/) ?[0-9A-Z]*\b|{floor})){{0,2}}(?:{_TAIL}|{_TOWN})"
+    house = r" [0-9]{1,4}(?: ?[a-z]\b|[A-Z]|[/-][0-9]+)?(?!\w|\.[0-9])"
     joined = re.compile(
         rf"(?<![\w-]){_UP}[\w.-]*(?:(?:{_JOINED}|(?:-| )(?:{_APART})){house}{post}|(?P<weak>{_JOINED_WEAK}){house}(?P<tail>{post}))"
     )
+    german = re.compile(rf"(?<![\w-])(?:{_GERMAN}) {_UP}\w+(?:[ -]{_UP}\w+){{0,2}}{house},\s[0-9]{{5}} {_CITY}")
     french = re.compile(
         rf"(?<![\w.$-])[0-9]{{1,4}}(?: bis| ter)?,? (?:{_FRENCH}) "
         rf"(?:(?:de la|de l'|de|du|des|d'|l'|la|le) ?)?{_UP}[\w'’-]+(?:[ -]{_UP}[\w'’-]+){{0,3}}{post}"
@@ -72,7 +83,8 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
             after=190,
         ),
         _finder("street_joined", joined, rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}) [0-9]"),
-        _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) "),
+        _finder("street_de", german, f"(?:{_GERMAN}) {_UP}"),
+        _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) ", 0.88),
         _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.87),
         _finder("military", military, "PO A[AEP] [0-9]{5}"),
         _finder("street_south", southern, f"(?:{romance}|[CR][.]) (?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}"),
@@ -93,7 +105,7 @@ def _finder(name: str, pattern: re.Pattern[str], anchor: str, score: float = 0.8
             if groups.get("tail") or not groups.get("weak") or _LIVING.search(text, max(0, match.start() - 60), match.start()):
                 yield match.start(), match.end(), score, "STREET_ADDRESS", name
 
-    return Finder(anchor, find, before=80, after=190)
+    return Finder(anchor, find, before=80, after=190, digits="[0-9]" in anchor)
 
 
 def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str, int, int], Iterator[Found]]:
@@ -102,11 +114,13 @@ def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str,
 
     def find(text: str, low: int, high: int) -> Iterator[Found]:
         for match in pattern.finditer(text, low, high):
-            if match["suffix"].lower().rstrip(".") in _STRONG or match["flat"] or match["tail"]:
+            if match["suffix"].lower().rstrip(".") in _STRONG or match["lead"] or match["flat"] or match["tail"]:
                 yield match.start(), match.end(), 0.9, "STREET_ADDRESS", "street"
             elif _YEAR.match(match.group()):
                 continue
-            elif _LIVING.search(text, max(0, match.start() - 60), match.start()) or match["name"].strip().lower() in first | last:
+            elif _LIVING.search(text, max(0, match.start() - 60), match.start()) or (
+                not match["comma"] and match["name"].strip().lower() in first | last
+            ):
                 yield match.start(), match.end(), 0.87, "STREET_ADDRESS", "street"
 
     return find

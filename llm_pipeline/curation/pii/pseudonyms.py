@@ -7,12 +7,14 @@ import hmac
 import os
 import re
 
+from llm_pipeline.curation.pii.judge import TITLES
 from llm_pipeline.curation.pii.policy import PiiPolicy
 from llm_pipeline.errors import ConfigError
 
 KEY = "LLM_PIPELINE_PSEUDONYM_KEY"
 _DIGEST = 12
 """Hexadecimal digits of the HMAC: 48 bits, so that among a million values of one type two that share a pseudonym are unlikely."""
+_TITLES = re.compile(rf"(?:(?:{TITLES})\b\.? ?)+(?=\w)")
 PLACEHOLDER = re.compile(rf"\[[A-Z][A-Z_]+(?:_[0-9a-f]{{{_DIGEST}}})?\]")
 
 
@@ -37,7 +39,8 @@ class Replacer:
                 return f"[{entity}]"
 
     def _pseudonym(self, value: str, entity: str, document: str) -> str:
-        """HMAC-SHA256 (RFC 2104) of the value without case, spaces and punctuation, so that every way to write it gives the same."""
+        """HMAC-SHA256 (RFC 2104) of the value without title, case, spaces and punctuation: every way to write it gives the same."""
+        value = _TITLES.sub("", value, count=1) if entity == "PERSON" else value
         scope = document if self.policy.pseudonym_scope == "document" else ""
         same = "".join(c for c in value.casefold() if c.isalnum()) or value
         digest = hmac.new(self._key, "\0".join((entity, scope, same)).encode(), hashlib.sha256).hexdigest()

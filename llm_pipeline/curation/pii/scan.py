@@ -39,8 +39,25 @@ def _found(texts: Sequence[str], policy: PiiPolicy) -> Iterator[tuple[int, Found
         from llm_pipeline.curation.pii.ner import model_hits
 
         yield from model_hits(policy.ner, texts)
-    for finder, i, low, high in windows(finders(policy), texts):
-        yield from ((i, hit) for hit in finder.find(texts[i], low, high) if hit[1] < high or high == len(texts[i]))
+    plain = [_plain(text) for text in texts]
+    for finder, i, low, high in windows(finders(policy), plain):
+        yield from ((i, hit) for hit in finder.find(plain[i], low, high) if hit[1] < high or high == len(plain[i]))
+
+
+_TYPOGRAPHIC = {
+    **dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"),
+}
+"""Spaces and hyphens of typesetting, as people paste them into numbers, and the plain ones."""
+
+
+def _plain(text: str) -> str:
+    """The text with plain spaces and hyphens, character by character, so that places stay what they were."""
+    if not text.isascii():
+        for typographic, plain in _TYPOGRAPHIC.items():
+            if typographic in text:
+                text = text.replace(typographic, plain)
+    return text
 
 
 def without_overlaps(spans: Sequence[Span] | set[Span]) -> list[Span]:

@@ -84,8 +84,10 @@ def shape_finders() -> list[Finder]:
         _shape("private_key", "API_KEY", _PEM, "PRIVATE KEY", reach=8200),
         Finder(
             cased(
-                "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|credential"
-            ),
+                "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|passphrase|"
+                "credential|passwort|kennwort|contraseña|mot de passe"
+            )
+            + "|pwd|PWD",
             _secrets,
             before=230,
             after=290,
@@ -138,8 +140,17 @@ def _ipv4(text: str, low: int, high: int) -> Iterator[Found]:
 _SECRET = re.compile(r"(?<![\w./\[-])[A-Za-z0-9_+/-]{16,200}={0,2}(?![\w/-])")
 
 
+_PASSWORD = re.compile(
+    r"(?i:password|passwd|passphrase|passwort|kennwort|contraseña|mot de passe|pwd)[\"']?(?: ?[:=]| is| ist| es| est)[ \t]{0,4}[\"'`]?"
+    r"(?P<v>[^\s\"'`,\[<][^\s\"'`,]{4,62}?)(?=[.;]?(?:[\s\"'`,]|$))"
+)
+
+
 def _secrets(text: str, low: int, high: int) -> Iterator[Found]:
-    """Random-looking strings beside a word for keys, whoever issued them."""
+    """Random-looking strings beside a word for keys, whoever issued them, and what is said to be a password."""
+    for match in _PASSWORD.finditer(text, low, high):
+        if validators.password(match["v"]):
+            yield match.start("v"), match.end("v"), 0.85, "API_KEY", "password"
     for match in _SECRET.finditer(text, low, high):
         if validators.secret(match.group()) and (near := _SECRETS.near(text, *match.span()).get("secret")) is not None:
             yield match.start(), match.end(), 0.9 - near / 1000, "API_KEY", "secret"

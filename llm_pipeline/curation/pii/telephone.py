@@ -28,7 +28,8 @@ _STRONG = (
     "contact number, telefon, telefonnummer, handy, handynummer, "
     "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, "
     "celular, "
-    "telemóvel, telefoon, telefoonnummer, mobiel, numer telefonu, telefonu, komórka, puhelin, puhelinnumero, mobilnummer, tlf, anrufen"
+    "telemóvel, telefoon, telefoonnummer, mobiel, numer telefonu, telefonu, komórka, puhelin, puhelinnumero, mobilnummer, tlf, anrufen, "
+    "caller, caller id, voicemail, switchboard, helpline, durchwahl, standard téléphonique"
 )
 _WEAK = (
     "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best "
@@ -36,9 +37,14 @@ _WEAK = (
     "nummer, numéro, número, llamar, appeler, chiamare"
 )
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
-_GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}")
+_GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}|0[0-9]{1,5} ?/ ?[0-9][0-9 -]{4,}")
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:([ .])[0-9]{3})(?:\1[0-9]{3})*")
+_LABEL = re.compile(r"(?:^|[\n|·•,;] ?)(?:T|P|F|M|H|W|C|Ph|Mob) ?[:.] ?$")
+"""Before a number in a signature: "T: 040/..."."""
 _ADJACENT = 40
 """Words of the second sort speak of bare digits within so many characters: "call me at", not "(most recent call last)" lines above."""
+_DENIED = 4
+"""A word like "order" or "ticket" speaks of a number that is grouped like a phone number only right before it."""
 _RECORD = re.compile(r"@[\w.-]+ ?[,;|\t] ?$")
 """A row of contacts: a number in the column behind an e-mail address."""
 _DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+")
@@ -67,22 +73,41 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
         return 0.0
     if arithmetic(text, start, end):
         return 0.0
+    return _judged(text, start, end, number, digits, regions)
+
+
+def _judged(text: str, start: int, end: int, number: str, digits: str, regions: Sequence[str]) -> float:
+    """How sure the words around and the number's own form make it."""
     near = _CONTEXT.near(text, start, end)
+    if _LABEL.search(text, max(0, start - 8), start):
+        near["phone"] = 2
     if number.startswith("+"):
         return 0.9 if "phone" in near or _accepted(number, None, phonenumbers.is_possible_number) else 0.0
     if number.startswith("00") and len(digits) >= 10 and _accepted("+" + digits[2:], None, phonenumbers.is_valid_number):
         return 0.8
     if _NANP.fullmatch(number) or _TRUNK.fullmatch(number):
-        return 0.75 if OTHER not in near else 0.0
+        return 0.75 if (OTHER not in near or near[OTHER] > _DENIED) and ("phone" in near or not _tabulated(text, start, end)) else 0.0
     if "phone" in near:
         return 0.82 - near["phone"] / 1000
-    if "call" in near and _GROUPED.fullmatch(number) and (near["call"] < _ADJACENT or re.search(r"[ ().-]", number)):
+    if (
+        "call" in near
+        and _GROUPED.fullmatch(number)
+        and not _THOUSANDS.fullmatch(number)
+        and (near["call"] < _ADJACENT or re.search(r"[ ().-]", number))
+    ):
         return 0.7 - near["call"] / 1000
     if _RECORD.search(text, max(0, start - 80), start):
         return 0.6
-    if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number)):
+    if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number) and "/" not in number):
         return 0.0
     return 0.75 if any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions) else 0.0
+
+
+def _tabulated(text: str, start: int, end: int) -> bool:
+    """Whether the number's line is of numbers only, several of them."""
+    begin, close = text.rfind("\n", 0, start) + 1, text.find("\n", end)
+    beside = text[begin:start] + text[end : close if close >= 0 else len(text)]
+    return any(c.isdigit() for c in beside) and not any(c.isalpha() for c in beside)
 
 
 def _accepted(number: str, region: str | None, judge: object) -> bool:

@@ -110,7 +110,16 @@ def secret(text: str) -> bool:
     return bits >= 3 and mixed and re.search("[a-z]{7}", text) is None
 
 
+def password(text: str) -> bool:
+    """What somebody chose: letters with digits or signs among them, and no name of a variable or call."""
+    letters, digits_ = any(c.isalpha() for c in text), any(c.isdigit() for c in text)
+    signs = any(c in "!#%&*?^~+=@$" for c in text)
+    return letters and (digits_ or signs) and re.search(r"[(){}\[\]<>|;]|^[$%]|\.\w+\.|^(?:os|env|self)\.|\*\*\*", text) is None
+
+
 def token(text: str) -> bool:
     """A body that is no plain words: `sk-learn-and-more-words` has no digit and no capital."""
+    if re.fullmatch(r"A(?:KI|SI|RO|ID)A[0-9A-Z]{16}", text):
+        return True
     body = text[4:]
     return any(c.isdigit() for c in body) or (any(c.isupper() for c in body) and any(c.islower() for c in body))

@@ -28,6 +28,7 @@ class Finder:
     """`find(text, low, high)` yields values inside `text[low:high]`; each lies within `before` and `after` characters of an anchor."""
 
     anchor: str
+    """Without one the window is the end of each text."""
     find: Callable[[str, int, int], Iterator[Found]]
     before: int = 80
     after: int = 80
@@ -39,7 +40,11 @@ class Finder:
 
 def windows(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[tuple[Finder, int, int, int]]:
     """(finder, text number, low, high) of the joined neighbourhoods of the anchors' matches, in order for each finder."""
-    for finder, found in zip(finders, _matches(finders, texts), strict=True):
+    for finder in finders:
+        if not finder.anchor:
+            yield from ((finder, i, max(0, len(text) - finder.before), len(text)) for i, text in enumerate(texts))
+    anchored = [finder for finder in finders if finder.anchor]
+    for finder, found in zip(anchored, _matches(anchored, texts), strict=True):
         for i, matched, worth in found:
             yield from ((finder, i, low, high) for low, high in _places(finder, texts[i], matched, worth))
 
