@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
 
+from llm_pipeline.prompts import Prompt
 from llm_pipeline.records import Interaction
 from llm_pipeline.serving.cache.answers import Lookup
 from llm_pipeline.serving.gateway.arms import Arm
@@ -26,6 +27,7 @@ from llm_pipeline.serving.traffic.routing import Found
 
 _USUAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": 0, "n": 1}
 _OPTIONAL = ("seed", "response_format", "tool_choice", "parallel_tool_calls", "user", "logprobs", "tools", "stop", *_USUAL)
+AS_IT_IS = Prompt(grounded="{passages}{question}")
 Pieces = list[tuple[int, str]]
 """Number of an answer, and the text to show of it."""
 
@@ -70,6 +72,7 @@ class Exchange:
     def __post_init__(self) -> None:
         self.messages: Sequence[Mapping[str, Any]] = self.request.messages
         self.sent: list[dict[str, Any]] = []
+        self.raw = False
         self._counted = 0
         self._kept: Sequence[Mapping[str, Any]] = ()
 
@@ -80,6 +83,8 @@ class Exchange:
     @property
     def retrieves(self) -> bool:
         """Whether passages are to be found for the question."""
+        if self.request.raw:
+            return False
         return self.arm.route.retrieval if self.request.retrieval is None else self.request.retrieval
 
     def clock(self) -> float:
@@ -108,11 +113,12 @@ class Exchange:
         if lookup.answer is not None:
             self.fixed, self.finish, self._kept = lookup.answer.text, lookup.answer.finish_reason, lookup.answer.passages
 
-    def begin(self, streamed: bool) -> None:
+    def begin(self, target: Target, streamed: bool) -> None:
         """Forget what an earlier engine said; nothing of it was shown."""
-        self.sent = self._conversation()
-        guard = self._guard()
-        self.choices = {i: Choice(i, self.arm.route.prompt, guard, streamed=streamed) for i in range(self.request.n)}
+        self.raw = self.request.raw and target.upstream.completions
+        self.sent = [dict(self.messages[-1])] if self.raw else self._conversation()
+        guard, prompt = self._guard(), AS_IT_IS if self.raw else self.arm.route.prompt
+        self.choices = {i: Choice(i, prompt, guard, streamed=streamed) for i in range(self.request.n)}
         self.usage, self._counted, self._reported = {"prompt_tokens": 0, "completion_tokens": 0}, 0, False
 
     def _guard(self) -> Callable[[], OutputGuard]:
@@ -134,7 +140,7 @@ class Exchange:
         request, upstream = self.request, target.upstream
         body: dict[str, Any] = {
             "model": request.adapter or upstream.model or request.model,
-            "messages": self.sent,
+            **({"prompt": self.sent[0]["content"]} if self.raw else {"messages": self.sent}),
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": request.temperature,
@@ -143,7 +149,7 @@ class Exchange:
         if most := request.max_tokens or longest:
             body[upstream.length_field] = most
         rule = self.arm.plan.escalate
-        if rule is not None and rule.mean_logprob is not None and target.name != rule.to:
+        if rule is not None and rule.mean_logprob is not None and target.name != rule.to and not self.raw:
             body["logprobs"] = True
         for name in upstream.omit:
             body.pop(name, None)
@@ -209,7 +215,7 @@ class Exchange:
     @property
     def asks_again(self) -> str | None:
         """What to tell the model, when its answer is to be asked for again."""
-        if self.remarks or self.shown:
+        if self.remarks or self.shown or self.raw:
             return None
         return next((choice.verdict.reason for choice in self.choices.values() if choice.verdict.action == "reask"), None)
 

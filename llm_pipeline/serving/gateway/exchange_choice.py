@@ -62,7 +62,7 @@ class Choice:
                 self._call(call)
         if finish := choice.get("finish_reason"):
             self.finish = finish
-        return delta.get("content")
+        return delta.get("content") or choice.get("text")
 
     def feed(self, piece: str) -> str:
         """Take in text, that of several events at once where they came together; returns what may be shown now."""

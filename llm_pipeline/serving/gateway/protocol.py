@@ -55,6 +55,8 @@ class ChatRequest:
     retrieval: bool | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     model: str = "default"
+    raw: bool = False
+    """The one message is a text to go on with, not a turn of a conversation."""
 
 
 def parse_chat(body: Any, fields: Sequence[str] = ENGINE_FIELDS) -> ChatRequest:

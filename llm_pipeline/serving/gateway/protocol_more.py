@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llm_pipeline.errors import near
@@ -25,7 +25,10 @@ MOST_INPUTS = 256
 
 
 def parse_completion(body: Any) -> ChatRequest:
-    """A text to complete is a question like any other: the release's prompt, guardrails and engine answer it."""
+    """A text that the engine goes on with as it is, without the release's prompt; guarded like a question.
+
+    With `retrieval`, or by an engine that only chats, it is answered as a question.
+    """
     if not isinstance(body, Mapping):
         raise HttpError(400, f"expected a JSON object, received {type(body).__name__}")
     if unknown := [name for name, value in body.items() if name not in COMPLETION_FIELDS and value is not None]:
@@ -36,7 +39,8 @@ def parse_completion(body: Any) -> ChatRequest:
     if not isinstance(prompt, str):
         raise HttpError(400, "prompt: expected one text", code="unsupported_value")
     rest = {name: value for name, value in body.items() if name in COMPLETION_FIELDS and name != "prompt"}
-    return parse_chat({**rest, "messages": [{"role": "user", "content": prompt}]}, GATEWAY_FIELDS)
+    request = parse_chat({**rest, "messages": [{"role": "user", "content": prompt}]}, GATEWAY_FIELDS)
+    return replace(request, raw=not request.retrieval)
 
 
 @dataclass(frozen=True)

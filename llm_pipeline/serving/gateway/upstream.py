@@ -61,6 +61,8 @@ class Upstream:
     omit: tuple[str, ...] = ()
     """Fields that it would refuse, so that they are left out (stream_options, temperature, top_p)."""
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    completions: bool = False
+    """Whether it has /v1/completions; else a text to complete goes to it as a user's turn."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):

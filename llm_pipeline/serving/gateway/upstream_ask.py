@@ -12,7 +12,7 @@ from llm_pipeline.serving.gateway.upstream import Target, Upstream, UpstreamErro
 from llm_pipeline.serving.gateway.upstream_plan import ENGINE, Escalation, own_engine, unsure
 
 Show = Callable[[Pieces], Awaitable[None]]
-CHAT = "/v1/chat/completions"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
 class Engines:
@@ -95,7 +95,7 @@ class Engines:
 
     async def _ask(self, target: Target, exchange: Exchange, show: Show | None) -> None:
         while True:
-            exchange.begin(streamed=show is not None)
+            exchange.begin(target, streamed=show is not None)
             began = exchange.clock()
             status, partly = 499, True
             try:
@@ -119,7 +119,7 @@ class Engines:
     async def _stream(self, target: Target, exchange: Exchange, show: Show | None) -> None:
         longest = None if target.name == ENGINE else self._longest
         body = exchange.body(target, longest)
-        call = self._upstreams.call(target, CHAT, body, exchange.id, exchange.trace.header)
+        call = self._upstreams.call(target, TEXT if exchange.raw else CHAT, body, exchange.id, exchange.trace.header)
         try:
             async with call:
                 while (events := await call.events()) is not None:

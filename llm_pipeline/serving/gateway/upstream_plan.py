@@ -111,6 +111,7 @@ def own_engine(settings: Mapping[str, Any], url: str, prices: Prices) -> Upstrea
         key_variable=settings.get("key_variable") if external else None,
         prices=prices,
         open_seconds=1.0,
+        completions=not external,
     )
 
 
