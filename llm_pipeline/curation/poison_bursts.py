@@ -7,11 +7,12 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from zlib import crc32
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llm_pipeline.curation.poison_policy import BurstPolicy, Finding
 
@@ -46,7 +47,7 @@ class Bursts:
 def find_bursts(batches: Batches, policy: BurstPolicy) -> Bursts:
     """Needs a day and a source (or the host of a URI) by document; only days that stand out are looked into."""
     first = next(batches(), None)
-    if first is None or not _judgeable(first):
+    if first is None or not _judgeable(first) or not _has_history(batches, policy):
         return Bursts()
     sizes: Counter[Day] = Counter()
     for table in batches():
@@ -65,6 +66,12 @@ def find_bursts(batches: Batches, policy: BurstPolicy) -> Bursts:
         if n >= policy.support:
             floods[day][outline] = n
     return Bursts(floods)
+
+
+def _has_history(batches: Batches, policy: BurstPolicy) -> bool:
+    """Whether there are more days than a source must have before one is judged; reads no further than needed."""
+    days: set[Any] = set()
+    return any(len(days := days.union(pc.unique(table["day"]).to_pylist())) > policy.history for table in batches())
 
 
 def _judgeable(table: pa.Table) -> bool:

@@ -33,7 +33,7 @@ __all__ = ["POLICY", "SCORES", "QualityPolicy", "filter_batches", "filter_docume
 STAGE = "filtered_documents"
 SCORES = (*RULED, "toxicity", "bias_terms", *RULES)
 """The score columns, in order; the last ones are those of poison, 0 for none."""
-CHUNK = 1_000_000
+CHUNK = 500_000
 """Characters that are judged at once: arrays of this length stay in the processor's cache."""
 EVIDENTLY_ENGLISH = 4
 """Different ones of Gopher's eight stop words from which on nobody need ask for the language."""
