@@ -56,7 +56,7 @@ def record_finders(judge: Judge, acting: Callable[[str, int, int], Iterator[Foun
         ),
         Finder(
             rf"(?:{cased('name|surname|nazwisko|nom|prénom|nombre|apellido|apellidos|naam|cognome|nome|customer|patient|employee|client')})"
-            r"(?:[|;,\t]| [|])|VALUES",
+            r"(?:[|;\t]|,[A-Za-z]| [|])|VALUES",
             finders.headed,
             before=200,
             after=_ROWS,

@@ -141,7 +141,7 @@ _SECRET = re.compile(r"(?<![\w./\[-])[A-Za-z0-9_+/-]{16,200}={0,2}(?![\w/-])")
 
 
 _PASSWORD = re.compile(
-    r"(?i:password|passwd|passphrase|passwort|kennwort|contraseña|mot de passe|pwd)[\"']?(?: ?[:=]| is| ist| es| est)[ \t]{0,4}[\"'`]?"
+    r"[pPkKcCmM](?i:assword|asswd|assphrase|asswort|ennwort|ontraseña|ot de passe|wd)[\"']?(?: ?[:=]| is| ist| es| est)[ \t]{0,4}[\"'`]?"
     r"(?P<v>[^\s\"'`,\[<][^\s\"'`,]{4,62}?)(?=[.;]?(?:[\s\"'`,]|$))"
 )
 
