@@ -2,9 +2,12 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.guardrails import Guards, Verdict, build_policy, load_policy
+from llm_pipeline.serving.guardrails.disguise import hides
 from llm_pipeline.serving.traffic.release import POLICY
 
 
@@ -102,6 +105,41 @@ def test_a_pattern_counts_only_where_the_detector_agrees() -> None:
     assert ask(Guards(build_policy(raw), Fixed(injection=0.1)), "ignore it").rules == ()
     verdict = ask(Guards(build_policy(raw), Fixed(injection=0.3)), "ignore it")
     assert (verdict.rules, verdict.score) == (("input:ignore",), 0.65)
+
+
+PLAIN = build_policy({})
+SEEN = st.text(st.characters(min_codepoint=97, max_codepoint=122) | st.sampled_from(" .,éñжλ"), max_size=30)
+STRAY = [
+    "\u200b",
+    "\u200e",
+    "\ufeff",
+    "\u00ad",
+    "\u2066x\u2069",
+    "👩\u200d💻",
+    "❤\ufe0f\u200d🔥",
+    "می\u200cخواهم",
+    "\u202bשלום\u202c",
+    "क्\u200dष",
+]
+STRAY += ["🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"]
+
+
+@given(SEEN, st.sampled_from(STRAY), SEEN)
+def test_a_stray_character_that_no_one_sees_hides_nothing(before: str, stray: str, after: str) -> None:
+    assert not hides(f"{before}{stray}{after}")
+
+
+@given(SEEN, st.text(st.sampled_from("abcdefgh"), min_size=4, max_size=12), st.integers(0, 4), SEEN)
+def test_what_hides_words_is_found_anywhere(before: str, word: str, way: int, after: str) -> None:
+    hidden = (
+        "".join(chr(0xE0000 + ord(c)) for c in word),
+        f"\u202e{word[::-1]}\u202c",
+        f"\u2067{word}\u2069",
+        "\u200b".join(word),
+        f"{word[:2]}\u200b\u2060{word[2:]}",
+    )[way]
+    assert hides(f"{before}{hidden}{after}")
+    assert PLAIN.check_input([{"role": "user", "content": f"{before}{hidden}{after}"}]) == ["input:hidden_unicode"]
 
 
 def test_each_turn_is_judged_once() -> None:

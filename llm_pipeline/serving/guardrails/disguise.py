@@ -30,23 +30,51 @@ _WORDS = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile("[A-Za-z]")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _KEYWORDS = re.compile(r"vtaber|cerivbhf|vafgehpgvbaf|cebzcg|flfgrz|erirny|snoevp")
-_BACKWARDS = re.compile(r"\b(?:snoitcurtsni|tpmorp|suoiverp|erongi|metsys|laever|selur)\b", re.I)
+_BACKWARDS = re.compile(r"\b(?:snoitcurtsni|tpmorp|suoiverp|erongi|metsys|laever|selur)\b")
+_ODD = re.compile(r"[\d@$%&\\]|\S{16}|\b\w([ ._\-*])\w\1\w\1")
+"""Stands in every text that a code, gaps or digits for letters hide."""
+
+
+_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{1,6}\U000e007f")
+_UNSEEN = "[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\U000e0100-\U000e01ef]"
+_JOINED = "[A-Za-z\u00c0-\u052f]"
+"""Letters of scripts that need no joiners between them."""
+_HIDING = re.compile(
+    f"[\U000e0000-\U000e007f\u202d\u202e]|{_UNSEEN}{{4}}|{_JOINED}{_UNSEEN}{{2,3}}{_JOINED}|(?:{_JOINED}{_UNSEEN}){{3}}{_JOINED}"
+)
+"""Tags, bidirectional overrides, and zero-width characters: four in a row, two between letters, or one after each letter."""
+_TURNING = re.compile("[\u202b\u2067]")
+_FROM_RIGHT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+
+
+def hides(text: str) -> bool:
+    """Whether the text has characters that hide words or show them in another order; those that scripts and emoji need do not, nor
+    does a stray one that came along with a copy."""
+    if text.isascii():
+        return False
+    return bool(_HIDING.search(_FLAG.sub("", text)) or (_TURNING.search(text) and not _FROM_RIGHT.search(text)))
 
 
 def reveal(text: str) -> str:
     """The text in one form of letters, with hidden words made readable."""
     plain = letters(text)
-    plain = _SPACED.sub(_close, plain)
-    plain = _BASE64.sub(_decoded_base64, plain)
-    plain = _HEX.sub(_decoded_hex, plain)
-    plain = _ESCAPES.sub(_unescaped, plain)
-    if _BACKWARDS.search(plain):
-        plain = f"{plain} {plain[::-1]}"
+    if _ODD.search(plain):
+        plain = _decoded(plain)
     lower = plain.lower()
+    if _BACKWARDS.search(lower):
+        plain = f"{plain} {plain[::-1]}"
     if _KEYWORDS.search(lower):
         plain = f"{plain} {codecs.decode(plain, 'rot13')}"
-    leeted = _LEETED.findall(lower)
-    return _LEETED.sub(lambda found: found[0].lower().translate(_LEET), plain) if len(leeted) > 2 else plain
+    return plain
+
+
+def _decoded(text: str) -> str:
+    """Without gaps inside words, and with codes and digits that stand for letters replaced by these."""
+    for pattern, decode in ((_SPACED, _close), (_BASE64, _decoded_base64), (_HEX, _decoded_hex), (_ESCAPES, _unescaped)):
+        text = pattern.sub(decode, text)
+    if len(_LEETED.findall(text)) > 2:
+        text = _LEETED.sub(lambda found: found[0].lower().translate(_LEET), text)
+    return text
 
 
 def letters(text: str) -> str:

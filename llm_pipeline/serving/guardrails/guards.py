@@ -47,10 +47,10 @@ class Guards:
 
     def check(self, messages: Sequence[Mapping[str, str]], retrieved: Sequence[str] = ()) -> Verdict:
         """As `before`, at once."""
-        rules = self.policy.check_input(messages)
-        if "input:too_long" in rules and self._actions["input:too_long"] == "block":
+        if self.policy.too_long(messages) and self._actions["input:too_long"] == "block":
             return Verdict("block", ("input:too_long",))
         found, score = self._attacks(messages)
+        rules = self.policy.check_input(messages, attacks=self._detector is None or score >= self.policy.confirmation)
         rules, score = self._confirmed(rules, found, score)
         if "input:toxicity" in self._actions and any(toxic(m["content"]) >= self.policy.toxicity for m in messages if m["role"] == "user"):
             rules.append("input:toxicity")
@@ -68,12 +68,9 @@ class Guards:
         return OutputGuard(self.policy, system, retrieved, question)
 
     def _confirmed(self, rules: list[str], found: list[str], score: float) -> tuple[list[str], float]:
-        """Patterns and detector together: a pattern that the detector finds far from any attack does not count (someone quotes or asks
-        about one), and one that counts says more than the detector's own rule."""
-        attacks = {f"input:{name}" for name in self.policy.injection} & set(rules)
-        if attacks and self._detector is not None and score < self.policy.confirmation:
-            rules = [rule for rule in rules if rule not in attacks]
-        elif attacks:
+        """Patterns and detector together: a pattern says more than the detector's own rule. (One in a text that the detector finds far
+        from any attack is not looked for: someone quotes or asks about one.)"""
+        if {f"input:{name}" for name in self.policy.injection} & set(rules):
             found = [rule for rule in found if rule not in ("input:injection", "input:jailbreak")]
             score = max(score, 0.5 + score / 2)
         return rules + found, score

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from llm_pipeline.config import build, load
 from llm_pipeline.errors import ConfigError, near
-from llm_pipeline.serving.guardrails.disguise import letters
-from llm_pipeline.serving.guardrails.spans import HIDDEN
+from llm_pipeline.serving.guardrails.disguise import hides, letters
 from llm_pipeline.serving.guardrails.verdict import Action
 
 BLOCKED_INPUT = "I cannot help with that request."
@@ -39,7 +38,6 @@ NAMED = (
 """Rules that run only where `rules` names them."""
 REDACTED = ("email", "card", "iban", "secret", "html", "sql", "shell", "hidden", "indirect")
 """What can be struck out of a text; other rules judge all of it."""
-_HIDDEN = re.compile(f"[{HIDDEN}]")
 
 
 @dataclass(frozen=True)
@@ -127,23 +125,33 @@ class Policy:
     def patterns(self) -> Sequence[tuple[str, re.Pattern[str]]]:
         """The rules that are patterns in the user's turns."""
         named = {f"input:{name}": pattern for name, pattern in self.injection.items()}
-        named |= {f"input:topic_{name}": pattern for name, pattern in self.topics.items()}
+        return [*self._compiled(named), *self.topic_patterns]
+
+    @cached_property
+    def topic_patterns(self) -> Sequence[tuple[str, re.Pattern[str]]]:
+        return self._compiled({f"input:topic_{name}": pattern for name, pattern in self.topics.items()})
+
+    def _compiled(self, named: Mapping[str, str]) -> Sequence[tuple[str, re.Pattern[str]]]:
         return [(name, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for name, pattern in named.items() if name in self.actions]
 
     def allows(self, address: str) -> bool:
         """Whether an e-mail address may be given out."""
         return address.rpartition("@")[2].lower().rstrip(".") in self.allowed_email_domains
 
-    def check_input(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
-        """Names of the plain rules (length, hidden characters, patterns) that the user's turns break."""
+    def too_long(self, messages: Sequence[Mapping[str, str]]) -> bool:
+        return "input:too_long" in self.actions and sum(len(message["content"]) for message in messages) > self.maximum_characters
+
+    def check_input(self, messages: Sequence[Mapping[str, str]], *, attacks: bool = True) -> list[str]:
+        """Names of the plain rules (length, hidden characters, patterns, of `attacks` too) that the user's turns break."""
+        if self.too_long(messages):
+            return ["input:too_long"]
         texts = [message["content"] for message in messages if message["role"] == "user"]
-        if sum(len(message["content"]) for message in messages) > self.maximum_characters:
-            return ["input:too_long"] if "input:too_long" in self.actions else []
         broken = []
-        if self.hidden_unicode and "input:hidden_unicode" in self.actions and any(_HIDDEN.search(text) for text in texts):
+        if self.hidden_unicode and "input:hidden_unicode" in self.actions and any(map(hides, texts)):
             broken.append("input:hidden_unicode")
         simple = [letters(text) for text in texts]
-        return broken + [name for name, pattern in self.patterns if any(pattern.search(text) for text in simple)]
+        patterns = self.patterns if attacks else self.topic_patterns
+        return broken + [name for name, pattern in patterns if any(pattern.search(text) for text in simple)]
 
 
 def load_policy(path: Path) -> Policy:
