@@ -13,6 +13,10 @@ and of all prompts of human preference data (5% and 15%: the threshold was raise
 once, with a margin of 0.55, those of the same sets (5% and 1.5%; 4% of the MORE list: the margin was raised to 0.85). So the shares
 blocked and refused are to that degree optimistic, the AUC is not. The policy's `confirmation` was lowered from 0.3 to 0.15 after garak's
 promptinject probes had fallen to 0.58 blocked, at the cost of one more prompt of the MORE list: garak is to that degree tuned on.
+Since the third round no margin is chosen by hand: the threshold of attacks (and that of orders in passages) lies where 1% of ordinary
+prompts with the words of attacks (of long passages) is above it, by models trained without the forms that these were made from. What
+that round added to data/guard was led by 420 texts of another author, none of which is below or in data/guard. Its share
+refused of the even half of the human preference data (3.4%) and its causes in the odd half led to LONGER; `confirmation` became 0.1.
 BIPIA's text attacks are reported, but were seen while the passages' score was chosen. The jailbreak set's rows
 resemble one another, so its odd rows are the easiest of these.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import DATA
 from llm_pipeline.serving.guardrails.disguise import reveal
-from llm_pipeline.serving.guardrails.features import Ids, Meanings, features
+from llm_pipeline.serving.guardrails.features import VERSION, Ids, Meanings, features
 
 SHIPPED = DATA / "models" / "guard"
 HEADS = ("attack", "jailbreak", "harmful", "indirect")
@@ -23,6 +24,9 @@ HEADS = ("attack", "jailbreak", "harmful", "indirect")
 STRETCHES = (4000, 32)
 """Words of a stretch that is judged by itself: the whole text, and each small part of it."""
 SOFT = 4.0
+LONGER = 0.3
+"""How much more it takes to call a longer text of a user an attack, times the logarithm of its stretches: the largest of many is high by
+chance."""
 _LONGEST = 12000
 
 
@@ -34,6 +38,16 @@ class LinearDetector:
     scales: NDArray[np.float32]
     biases: NDArray[np.float32]
     meanings: Meanings
+
+    @cached_property
+    def _together(self) -> NDArray[np.uint32]:
+        """The heads' weights of a feature side by side, so that they are read at once."""
+        return np.ascontiguousarray(self.weights.T).view(np.uint32).ravel()
+
+    @cached_property
+    def _lines(self) -> list[tuple[float, float]]:
+        """Scale and bias of each head."""
+        return list(zip(self.scales.tolist(), self.biases.tolist(), strict=True))
 
     def turn(self, text: str) -> Mapping[str, float]:
         """Of what a user says: the likelier of injection and jailbreak, and harm."""
@@ -48,13 +62,21 @@ class LinearDetector:
     def logits(self, text: str) -> list[float]:
         """Of every head the largest over the text's stretches; of the last what it and the first say together."""
         read = features(reveal(text[:_LONGEST]), self.meanings)
-        at_place = np.stack([np.bincount(read.places, row, read.words) for row in self.weights[:, read.ids].astype(np.float64)])
-        sums = np.concatenate([np.zeros((len(at_place), 1)), np.cumsum(at_place, axis=1)], axis=1)
+        weights = self._together.take(read.ids).view(np.int8).reshape(-1, len(HEADS)).astype(np.float32)
+        if read.words <= STRETCHES[-1]:
+            root = math.sqrt(read.words + SOFT)
+            heads = zip((np.ones(len(weights), np.float32) @ weights).tolist(), self._lines, strict=True)
+            found = [total / root * scale + bias for total, (scale, bias) in heads]
+            return [*found[:3], (found[0] + found[3]) / 2]
+        at_place = np.stack([np.bincount(read.places, row, read.words) for row in weights.T])
+        upto = np.concatenate([np.zeros((len(HEADS), 1)), np.cumsum(at_place, axis=1)], axis=1)
         starts, ends = _stretches(read.words)
-        found = (sums[:, ends] - sums[:, starts]) / np.sqrt(ends - starts + SOFT)
-        found = found * self.scales[:, None] + self.biases[:, None]
-        found[3] = (found[0] + found[3]) / 2
-        return [float(value) for value in found.max(axis=1)]
+        sums = (upto.take(ends, 1) - upto.take(starts, 1)) / np.sqrt(ends - starts + SOFT)
+        every = sums * self.scales[:, None] + self.biases[:, None]
+        every[3] = (every[0] + every[3]) / 2
+        every[0] -= LONGER * math.log(len(starts) - 1)
+        largest: list[float] = every.max(axis=1).tolist()
+        return largest
 
 
 @lru_cache(maxsize=4096)
@@ -70,7 +92,7 @@ def _stretches(words: int) -> tuple[Ids, Ids]:
 
 
 def sigmoid(value: float) -> float:
-    return float(1.0 / (1.0 + np.exp(-np.clip(value, -30.0, 30.0))))
+    return 1.0 / (1.0 + math.exp(-min(max(value, -30.0), 30.0)))
 
 
 @cache
@@ -79,6 +101,10 @@ def load_detector(folder: Path = SHIPPED) -> LinearDetector:
     path = folder / "guard.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
+            if (made_for := int(stored["version"])) != VERSION:
+                raise ConfigError(
+                    f"{path}: made for features {made_for}, expected {VERSION}: train it anew with `llm-pipeline guard --train`"
+                )
             meanings = Meanings(stored["words"], stored["classes"])
             return LinearDetector(stored["weights"], stored["scales"], stored["biases"], meanings)
     except (OSError, KeyError, ValueError) as error:

@@ -13,23 +13,37 @@ from llm_pipeline.serving.guardrails.grammar import Grammar, load_grammar
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 FOLDER = DATA / "guard"
-JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas")
+JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas", "imagined", "imagined")
 INJECTIONS = (
-    "override",
-    "leak",
+    *("override",) * 4,
+    *("leak",) * 2,
     "secrets",
     "defiance",
-    "fakesystem",
-    "taskswitch",
+    *("fakesystem",) * 2,
+    *("taskswitch",) * 2,
     "split",
     "exfil",
     "other_languages",
     "handover",
     "more_languages",
+    "tongues",
+    "expired",
+    "console",
+    "opening",
+    "stages",
+    "believed",
+    "outgoing",
+    "sidedoor",
 )
+TRIGGERS = ("triggers", "admin", "developers", "sayings", "never_mind", "playing", "quoting", "about_ai", "services")
+"""Families of ordinary prompts with the words of attacks."""
 LONGEST = 64
 """Words that are kept of a long ordinary text: about as many as are judged at once."""
-CHATS = 0.5
+PARTS = 8
+"""Parts of the forms of documents; a passage has sentences of one of them."""
+_ORDINARY = {"plain": 24, "ask": 13, "others": 7, "triggers": 26, "admin": 5, **dict.fromkeys(TRIGGERS[2:], 4)}
+"""How often each family of short ordinary prompts is taken."""
+CHATS = 0.4
 """Share of ordinary examples that are longer things to do."""
 _LANGUAGES = ("de_DE", "de_DE", "fr_FR", "es_ES", "nl_NL", "pl_PL", "cs_CZ", "da_DK", "it_IT", "la", "ru_RU")
 """Locales whose common words Faker lists."""
@@ -44,6 +58,10 @@ class Example:
     jailbreak: bool | None = None
     harmful: bool | None = None
     indirect: bool | None = None
+    form: str = ""
+    """What it was made from, where that was one sentence's form or one part of the forms."""
+    trigger: bool = False
+    """An ordinary prompt with the words of attacks."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +70,9 @@ class Sizes:
 
     attacks: int = 30000
     harmful: int = 2000
-    benign: int = 80000
+    benign: int = 64000
     prose: int = 8000
-    passages: int = 10000
+    passages: int = 16000
 
 
 class Maker:
@@ -74,6 +92,7 @@ class Maker:
             grammar.slots["w"] = list(words)
             grammar.slots["topic"] = self.benign.slots["topic"]
         self.documents.slots["attack"] = [form for name in INJECTIONS for form in self.attacks.families[name]]
+        self.documents.slots["ordinary"] = [form for name in (*TRIGGERS, "ask") for form in self.benign.families[name]]
         self._prose: list[str] = []
         self._languages = {name: import_module(f"faker.providers.lorem.{name}").Provider.word_list for name in _LANGUAGES}
 
@@ -85,7 +104,7 @@ class Maker:
         for _ in range(sizes.harmful):
             yield Example(self._form(self.attacks, "{harm}" if self.chance.random() < 0.5 else self.chance.choice(_HARMS)), harmful=True)
         for _ in range(sizes.benign):
-            yield Example(self._ordinary(), attack=False, harmful=False)
+            yield self._ordinary()
         yield from (Example(text, attack=False, harmful=False, indirect=False) for text in prose)
         for i in range(sizes.passages):
             yield self._passage(orders=i % 2 == 0)
@@ -109,38 +128,46 @@ class Maker:
         chance = self.chance
         jailbreak = chance.random() < 0.4
         family = chance.choice(JAILBREAKS if jailbreak else INJECTIONS)
-        text = self.attacks.one(family, chance)
+        form = chance.choice(self.attacks.families[family])
+        text = self.attacks.fill(form, chance)
         harmful = family == "fiction" or None
         if chance.random() < 0.1:
             text = chance.choice(list(DISGUISES.values()))(text, chance)
         if chance.random() < (0.1 if jailbreak else 0.35):
             text = self._around(text)
-        return Example(self._dressed(text), attack=True, jailbreak=jailbreak, harmful=harmful)
+        return Example(self._dressed(text), attack=True, jailbreak=jailbreak, harmful=harmful, form=form)
 
     def _around(self, text: str) -> str:
         """An attack before, after or inside an ordinary request or document."""
         chance = self.chance
-        other = self._stretch(self._ordinary(), 40) if chance.random() < 0.6 else " ".join(self._sentences(chance.choice((1, 2, 4))))
+        other = self._stretch(self._ordinary().text, 40) if chance.random() < 0.6 else " ".join(self._sentences(chance.choice((1, 2, 4))))
         gap = chance.choice([" ", "\n", "\n\n", ". ", " - "])
         return gap.join(chance.choice([(other, text), (other, text), (text, other)]))
 
-    def _ordinary(self) -> str:
-        chance = self.chance
+    def _ordinary(self) -> Example:
+        chance, family, form = self.chance, "", ""
         if chance.random() < 0.05:
-            return self._dressed(" ".join(self._foreign() for _ in range(chance.randint(1, 3))))
-        if chance.random() < CHATS:
-            return self._dressed(self._stretch(self._chat()))
-        family = chance.choices(("plain", "ask", "triggers", "admin", "others"), (32, 18, 36, 7, 7))[0]
-        text = self.benign.one(family, chance)
+            text = " ".join(self._foreign() for _ in range(chance.randint(1, 3)))
+        elif chance.random() < CHATS:
+            text = self._stretch(self._chat())
+        else:
+            family = chance.choices(*zip(*_ORDINARY.items(), strict=True))[0]
+            form = chance.choice(self.benign.families[family])
+            text = self._with_more(self.benign.fill(form, chance))
+        return Example(self._dressed(text), attack=False, harmful=False, form=form, trigger=family in TRIGGERS)
+
+    def _with_more(self, text: str) -> str:
+        """A short ordinary prompt, sometimes with another one or with a document."""
+        chance = self.chance
         if chance.random() < 0.12:
-            text = f"{text} {self.benign.one(chance.choice(('ask', 'triggers')), chance)}"
+            text = f"{text} {self.benign.one(chance.choice(('ask', *TRIGGERS)), chance)}"
         if chance.random() < 0.25:
             parts = [text, " ".join(self._sentences(chance.choice((1, 2, 4, 6))))]
             chance.shuffle(parts)
             text = chance.choice(["\n", "\n\n", " "]).join(parts)
         elif self._prose and chance.random() < 0.05:
             text = f"{text}\n\n{chance.choice(self._prose)}"
-        return self._dressed(text)
+        return text
 
     def _chat(self) -> str:
         """Something longer to do: a role, a task, rules of form and a text, some of them, in this order or another."""
@@ -186,8 +213,8 @@ class Maker:
             return DISGUISES["typos"](text, self.chance)
         return text
 
-    def _sentences(self, count: int) -> list[str]:
-        """Sentences of documents: real ones, those of notices and mails, and those about anything."""
+    def _sentences(self, count: int, part: int | None = None) -> list[str]:
+        """Sentences of documents: real ones, those of notices and mails (of one part of their forms), and those about anything."""
         chance, found = self.chance, []
         for _ in range(count):
             kind = chance.random()
@@ -198,7 +225,8 @@ class Maker:
             elif kind < 0.55:
                 found.append(self._line("mixed"))
             else:
-                found.append(self.benign.one("plain", chance) if kind < 0.72 else self.documents.one("sentences", chance))
+                forms = self.documents.families["sentences"][part :: PARTS if part is not None else 1]
+                found.append(self.benign.one("plain", chance) if kind < 0.72 else self.documents.fill(chance.choice(forms), chance))
         return found
 
     def _foreign(self) -> str:
@@ -212,11 +240,12 @@ class Maker:
     def _passage(self, *, orders: bool) -> Example:
         """A short stretch of a document, with or without an order in it."""
         chance = self.chance
-        parts = self._sentences(chance.choice((0 if orders else 1, 1, 2, 3, 5)))
+        part = chance.randrange(PARTS)
+        parts = self._sentences(chance.choice((0 if orders else 1, 1, 2, 3, 5)), part)
         if orders:
             parts.insert(chance.randint(0, len(parts)), self.documents.one("orders", chance))
         text = chance.choice([" ", " ", "\n"]).join(parts)
-        return Example(self._dressed(text), indirect=orders)
+        return Example(self._dressed(text), indirect=orders, form=f"part {part}")
 
 
 def documentation() -> list[str]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
 from zlib import crc32
 
 import numpy as np
@@ -17,13 +19,47 @@ from numpy.typing import NDArray
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 Ids = NDArray[np.int64]
-Hashes = NDArray[np.uint64]
+VERSION = 2
+"""Of the features' numbers: weights that were learned for others mean nothing."""
 BITS = 18
 MOST_WORDS = 4000
+NOTHING = 0
+"""The feature that counts for nothing."""
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
-_GAPS = (2, 3, 4)
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_MASK = np.uint64((1 << BITS) - 1)
+_MIX, _HALF, _REST = np.uint64(0xBF58476D1CE4E5B9), np.uint64(32), np.uint64(64 - BITS)
+_SPREAD = 0x9E3779B97F4A7C15
+_WHOLE = (1 << 64) - 1
+_REACH = 5
+"""A feature is of a word and at most the next four."""
+_KINDS = (
+    *(("word", (0,), 1), ("word", (0, 1), 1), ("word", (0, 1, 2), 1)),
+    *(("meaning", (0,), 1), ("meaning", (0, 1), 1), ("meaning", (0, 1, 2), 1)),
+    *(("meaning", (0, 2), 2), ("meaning", (0, 3), 2), ("meaning", (0, 4), 2)),
+)
+"""Kinds of features: of what, of which words counted from its place on, and how many of these must be heavy."""
+
+
+def _mixed(*numbers: int) -> int:
+    """One number of 64 bits for some numbers (the finaliser of SplitMix64, Steele et al. 2014)."""
+    found = 0
+    for number in numbers:
+        found = ((found ^ number) + _SPREAD) & _WHOLE
+        found = ((found ^ (found >> 30)) * 0xBF58476D1CE4E5B9) & _WHOLE
+        found ^= found >> 27
+    return found
+
+
+_FACTORS = np.zeros((_REACH, 3, len(_KINDS)), np.uint64)
+"""A feature's number is a sum of its words' numbers (of the word, of its meaning, and whether it is heavy) times these, mixed."""
+_HEAVY = np.zeros((_REACH, len(_KINDS)), np.float32)
+_LEAST = np.array([least for _, _, least in _KINDS], np.float32)
+for _k, (_of, _places, _) in enumerate(_KINDS):
+    for _place in _places:
+        _FACTORS[_place, int(_of == "meaning"), _k] = _mixed(_k, _place) | 1
+        _HEAVY[_place, _k] = 1
+_NEXT = np.arange(_REACH)
+_END = (0, 0, (1 << 64) - _REACH) * (_REACH - 1)
+"""After the last word: what reaches there is no feature."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +69,35 @@ class Meanings:
     words: NDArray[np.uint32]
     classes: NDArray[np.uint16]
 
-    def of(self, hashes: NDArray[np.uint32]) -> NDArray[np.uint64]:
-        at = np.minimum(np.searchsorted(self.words, hashes), len(self.words) - 1)
-        return np.where(self.words[at] == hashes, self.classes[at], 0).astype(np.uint64)
+    def of(self, word: str) -> int:
+        at = int(np.searchsorted(self.words, hashed := word_hash(word)))
+        return int(self.classes[at]) if at < len(self.words) and self.words[at] == hashed else 0
+
+    @cached_property
+    def look(self) -> Callable[[str], tuple[int, int, int]]:
+        """The numbers of a word, of its meaning, and whether it is heavy; remembered, as most words are of a few thousand."""
+        return lru_cache(maxsize=8192)(self._numbers)
+
+    def _numbers(self, word: str) -> tuple[int, int, int]:
+        own, kind = _mixed(word_hash(word)), self.of(word)
+        return own, _mixed(kind, 1) if kind else own, int(word.isalnum() and word not in _LIGHT)
+
+    @cached_property
+    def letters(self) -> Callable[[str], tuple[int, ...]]:
+        """Features of the runs of four letters of a word without a meaning class (other languages, typing errors)."""
+        return lru_cache(maxsize=4096)(self._letters)
+
+    def _letters(self, word: str) -> tuple[int, ...]:
+        if len(word) < 4 or not word.isalpha() or word in _LIGHT or self.of(word):
+            return ()
+        padded = f"<{word[:24]}>"
+        runs = (padded[i : i + 4] for i in range(len(padded) - 3))
+        return tuple(_mixed(crc32(run.encode()), 2) >> (64 - BITS) for run in runs)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Feature numbers and the places (word numbers) where they stand; `words` counts the places."""
+    """Feature numbers and the places (word numbers, rising but for those of letters) where they stand; `words` counts the places."""
 
     ids: Ids
     places: Ids
@@ -66,71 +123,20 @@ def features(text: str, meanings: Meanings) -> Features:
     """All features of a text but those of light words and signs alone, each where it first stands: a long text that says the same thing
     often says it no louder."""
     words = ["<s>", *tokens(text)]
-    hashed = np.fromiter((crc32(word.encode()) for word in words), np.uint32, len(words))
-    heavy = np.fromiter((word.isalnum() and word not in _LIGHT for word in words), np.bool_, len(words))
-    kinds = meanings.of(hashed)
-    own = hashed.astype(np.uint64)
-    meant = np.where(kinds > 0, kinds + np.uint64(1 << 33), own)
-    ids, places = [], []
-    for kind, base in ((0, own), (3, meant)):
-        pairs = _join(base, base, 1)
-        for number, found, kept in (
-            (kind + 1, base, heavy),
-            (kind + 2, pairs, _either(heavy, 1)),
-            (kind + 3, _join(pairs, base[1:], 1), _either(heavy, 1, 2)),
-        ):
-            ids.append(_number(found[kept[: len(found)]], number))
-            places.append(np.flatnonzero(kept[: len(found)]))
-    for gap in _GAPS:
-        found, kept = _join(meant, meant, gap), _both(heavy, gap)
-        ids.append(_number(found[kept[: len(found)]], 7))
-        places.append(np.flatnonzero(kept[: len(found)]))
-    letters, at = _letters(words, kinds)
-    if len(letters):
-        ids.append(_number(np.array(letters, np.uint64), 8))
-        places.append(np.array(at, np.int64))
-    every = np.concatenate(ids)
-    first = np.unique(every, return_index=True)[1]
-    return Features(every[first], np.concatenate(places)[first], len(words))
-
-
-def _either(heavy: NDArray[np.bool_], *gaps: int) -> NDArray[np.bool_]:
-    """Whether a place or one of those after it by `gaps` has a heavy word, for the places that have them all."""
-    n = max(len(heavy) - max(gaps), 0)
-    found = heavy[:n].copy()
-    for gap in gaps:
-        found |= heavy[gap : gap + n]
-    return found
-
-
-def _both(heavy: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
-    """Whether a place and the one after it by `gap` have heavy words."""
-    n = max(len(heavy) - gap, 0)
-    return heavy[:n] & heavy[gap : gap + n]
-
-
-def _join(first: Hashes, second: Hashes, gap: int) -> Hashes:
-    if len(second) <= gap:
-        return np.zeros(0, np.uint64)
-    n = min(len(first), len(second) - gap)
-    mixed: Hashes = (first[:n] * np.uint64(0xC2B2AE3D27D4EB4F)) ^ (second[gap : gap + n] * _MIX)
-    return mixed ^ (mixed >> np.uint64(29))
-
-
-def _number(hashes: Hashes, kind: int) -> Ids:
-    mixed = (hashes + np.uint64(kind)) * _MIX
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    return ((mixed >> np.uint64(40)) & _MASK).astype(np.int64)
-
-
-def _letters(words: Sequence[str], kinds: NDArray[np.uint64]) -> tuple[list[int], list[int]]:
-    """Runs of four letters of words without a meaning class (other languages, typing errors)."""
-    found, at = [], []
-    for i in np.flatnonzero(kinds == 0).tolist():
-        word = words[i]
-        if len(word) > 3 and word.isalpha() and word not in _LIGHT:
-            padded = f"<{word[:24]}>"
-            found += [crc32(padded[j : j + 4].encode()) for j in range(len(padded) - 3)]
-            at += [i] * (len(padded) - 3)
-    return found, at
+    count = len(words)
+    numbers = np.fromiter(chain(chain.from_iterable(map(meanings.look, words)), _END), np.uint64).reshape(-1, 3)
+    around = numbers.take(np.arange(count)[:, None] + _NEXT, 0)
+    mixed = around.reshape(count, -1) @ _FACTORS.reshape(-1, len(_KINDS))
+    mixed ^= mixed >> _HALF
+    mixed *= _MIX
+    mixed >>= _REST
+    mixed *= around[:, :, 2].view(np.int64).astype(np.float32) @ _HEAVY >= _LEAST
+    ids, places = mixed.view(np.int64).ravel(), np.repeat(np.arange(count), len(_KINDS))
+    unknown = np.flatnonzero(numbers[:count, 0] * numbers[:count, 2] == numbers[:count, 1]).tolist()
+    if letters := [(found, i) for i in unknown for found in meanings.letters(words[i])]:
+        more = np.array(letters)
+        ids, places = np.concatenate([ids, more[:, 0]]), np.concatenate([places, more[:, 1]])
+    order = ids.argsort(kind="stable")
+    ids = ids.take(order)
+    first = np.concatenate([ids[:1] != NOTHING, ids[1:] != ids[:-1]])
+    return Features(ids[first], places[order[first]], count)

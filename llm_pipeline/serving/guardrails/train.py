@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 from llm_pipeline.serving.guardrails.detector import HEADS, SOFT, LinearDetector
 from llm_pipeline.serving.guardrails.disguise import reveal
 from llm_pipeline.serving.guardrails.examples import FOLDER, Example, Maker, Sizes, documentation
-from llm_pipeline.serving.guardrails.features import BITS, Meanings, features, word_hash
+from llm_pipeline.serving.guardrails.features import BITS, VERSION, Meanings, features, word_hash
 from llm_pipeline.store import Artifact, Home, content_hash, file_hash, write_atomically
 
 Say = Callable[[str], None]
 Floats = NDArray[np.float64]
 COMMON = 9000
 """So many words of the vocabulary are what examples are about."""
+TOGETHER = 6
+"""So many of the passages that are made are as long as a retrieved text."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class GuardRecipe:
     sizes: Sizes = field(default_factory=Sizes)
     classes: int = 1024
     """Meaning classes that words are put into, by the embedding model's vectors."""
-    decay: float = 3e-5
+    decay: float = 2e-6
     steps: int = 80
     held_out: float = 0.1
     refused: float = 0.004
@@ -41,7 +44,11 @@ class GuardRecipe:
     refused_documents: float = 0.05
     """Largest share of whole documentation strings (some are long) above it."""
     every_document: int = 8
-    margins: Mapping[str, float] = field(default_factory=lambda: {"attack": 0.85, "harmful": 3.3})
+    folds: int = 4
+    """Parts of the forms; each is left out of a training in turn, to see what is said of ordinary texts of forms unheard of."""
+    refused_unheard: float = 0.01
+    """Largest share of such prompts with the words of attacks, and of such passages, above their heads' thresholds."""
+    margins: Mapping[str, float] = field(default_factory=lambda: {"harmful": 3.3})
     """How much higher a head's threshold is than those shares ask for: what is harmful is a matter of meaning, so only clear cases."""
 
 
@@ -61,7 +68,14 @@ def train_detector(folder: Path, recipe: GuardRecipe | None = None, say: Say = l
     whole = np.stack([np.round(weight / scale) for (weight, _), scale in zip(fits, scales, strict=True)]).astype(np.int8)
     detector = LinearDetector(whole, scales, np.array([bias for _, bias in fits], np.float32), meanings)
     say("thresholds")
-    shifts, report = thresholds(detector, [examples[i] for i in check], recipe)
+    triggers = np.array([example.trigger for example in examples])
+    passages = np.array([example.indirect is False and bool(example.form) for example in examples])
+    indirect = of_unheard("indirect", passages, examples, matrix, recipe)
+    unheard = {
+        "attack": of_unheard("attack", triggers, examples, matrix, recipe),
+        "indirect": _of_longer((matrix[passages] @ fits[0][0] + fits[0][1] + indirect) / 2),
+    }
+    shifts, report = thresholds(detector, [examples[i] for i in check], unheard, recipe)
     detector = LinearDetector(whole, scales, detector.biases - shifts, meanings)
     about = {
         "recipe": asdict(recipe),
@@ -79,7 +93,25 @@ def _fit(head: str, examples: Sequence[Example], matrix: Any, recipe: GuardRecip
     return logistic(matrix[asked], labels[asked], recipe)
 
 
-def thresholds(detector: LinearDetector, held_out: Sequence[Example], recipe: GuardRecipe) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def of_unheard(head: str, chosen: NDArray[np.bool_], examples: Sequence[Example], matrix: Any, recipe: GuardRecipe) -> Floats:
+    """What a head says of the chosen examples when it is trained without their forms."""
+    parts = np.array([crc32(example.form.encode()) % recipe.folds if example.form else -1 for example in examples])
+    found = np.zeros(len(examples))
+    for part in range(recipe.folds):
+        learn, check = np.flatnonzero(parts != part).tolist(), np.flatnonzero(chosen & (parts == part))
+        weight, bias = _fit(head, [examples[i] for i in learn], matrix[learn], recipe)
+        found[check] = matrix[check] @ weight + bias
+    return found[chosen]
+
+
+def _of_longer(scores: Floats) -> Floats:
+    """What is said of texts of several such passages each: the worst of them."""
+    return scores[: len(scores) // TOGETHER * TOGETHER].reshape(-1, TOGETHER).max(axis=1)
+
+
+def thresholds(
+    detector: LinearDetector, held_out: Sequence[Example], unheard: Mapping[str, Floats], recipe: GuardRecipe
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """By how much each head is moved so that few ordinary texts, made ones and long real ones, are above 0; and what is caught then."""
     documents = np.array([detector.logits(text) for text in documentation()[:: recipe.every_document]])
     found = np.array([detector.logits(example.text) for example in held_out])
@@ -90,6 +122,8 @@ def thresholds(detector: LinearDetector, held_out: Sequence[Example], recipe: Gu
         limit = 0.0
         if head != "jailbreak":
             limit = max(np.quantile(found[no, k], 1 - recipe.refused), np.quantile(documents[:, k], 1 - recipe.refused_documents))
+            if head in unheard:
+                limit = max(limit, np.quantile(unheard[head], 1 - recipe.refused_unheard))
             limit += recipe.margins.get(head, 0.0)
             shifts[k] = 2 * limit - shifts[0] if head == "indirect" else limit
         report[head] = {"held out": int((yes | no).sum()), "caught": round(float((found[yes, k] > limit).mean()), 4)}
@@ -107,6 +141,7 @@ def save(folder: Path, detector: LinearDetector, about: Mapping[str, Any]) -> No
     """One zip of arrays without time stamps, so that equal numbers are equal bytes."""
     meanings = detector.meanings
     arrays: dict[str, NDArray[Any]] = {
+        "version": np.array(VERSION),
         "weights": detector.weights,
         "scales": detector.scales,
         "biases": detector.biases,
