@@ -170,7 +170,7 @@ _FORMS = {
     "itin": "US_ITIN", "licence": "DRIVER_LICENCE", "account": "BANK_ACCOUNT", "sort": "BANK_ACCOUNT", "routing": "BANK_ACCOUNT",
     "nhs": "UK_NHS", "nino": "UK_NINO", "es_id": "NATIONAL_ID", "fr_nir": "NATIONAL_ID", "de_tax": "NATIONAL_ID", "it_cf": "NATIONAL_ID",
     "nl_bsn": "NATIONAL_ID", "pl_pesel": "NATIONAL_ID", "se_pnr": "NATIONAL_ID", "fi_hetu": "NATIONAL_ID", "br_cpf": "NATIONAL_ID",
-    "ip": "IP_ADDRESS", "mac": "MAC_ADDRESS", "urlcred": "URL_CREDENTIALS", "btc": "CRYPTO_WALLET", "eth": "CRYPTO_WALLET",
+    "ip": "IP_ADDRESS", "mac": "MAC_ADDRESS", "urlcred": "URL_CREDENTIALS", "btc": "CRYPTO", "eth": "CRYPTO",
     "awskey": "API_KEY", "jwt": "API_KEY", "ghtoken": "API_KEY", "stripe": "API_KEY", "slack": "API_KEY", "openai": "API_KEY",
 }  # fmt: skip
 _WALLETS = (

@@ -51,11 +51,11 @@ def test_scrub_carries_other_columns_and_never_writes_a_value(corpus: Path, tmp_
     summary = run("scrub", corpus, tmp_path / "out.parquet", "--spans", tmp_path / "spans.parquet")
     made = rows(tmp_path / "out.parquet")
     assert [(row["id"], row["owner"]) for row in made] == [(10, "a"), (20, "b"), (30, "c"), (40, "d"), (50, "e"), (60, "f")]
-    assert made[3]["text"] == "Call me on [PHONE] or at [EMAIL]."
+    assert made[3]["text"] == "Call me on [PHONE_NUMBER] or at [EMAIL_ADDRESS]."
     spans = rows(tmp_path / "spans.parquet")
     assert list(spans[0]) == ["id", "start", "end", "entity", "score", "recogniser"]
-    assert {(span["id"], span["entity"]) for span in spans} == {(40, "PHONE"), (40, "EMAIL")}
-    assert summary["entities"] == {"PHONE": 1, "EMAIL": 1}
+    assert {(span["id"], span["entity"]) for span in spans} == {(40, "PHONE_NUMBER"), (40, "EMAIL_ADDRESS")}
+    assert summary["entities"] == {"PHONE_NUMBER": 1, "EMAIL_ADDRESS": 1}
 
 
 def test_dedup_names_the_kept_twin(corpus: Path, tmp_path: Path) -> None:

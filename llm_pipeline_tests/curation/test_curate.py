@@ -65,8 +65,8 @@ def test_a_dirty_folder(dirty: Path, tmp_path: Path) -> None:
     assert len({"harbours", "twin"} & kept.keys()) == 1
     assert len({"bridges", "near"} & kept.keys()) == 1
     assert not {"leak", "noise"} & kept.keys()
-    assert "[EMAIL]" in kept["private"]
-    assert "[IBAN]" in kept["private"]
+    assert "[EMAIL_ADDRESS]" in kept["private"]
+    assert "[IBAN_CODE]" in kept["private"]
     assert "Title" not in kept
     ledger = pq.read_table(tmp_path / "out" / "ledger.parquet").to_pylist()
     rules = {row["rule"] for row in ledger}
@@ -74,7 +74,7 @@ def test_a_dirty_folder(dirty: Path, tmp_path: Path) -> None:
     leaked = next(row for row in ledger if row["rule"] == "contaminated")
     assert leaked["detail"] == "q1"
     spans = pq.read_table(tmp_path / "out" / "spans.parquet").to_pylist()
-    assert {span["entity"] for span in spans} >= {"EMAIL", "IBAN"}
+    assert {span["entity"] for span in spans} >= {"EMAIL_ADDRESS", "IBAN_CODE"}
     assert "near_duplicate" in (tmp_path / "out" / "data_card.md").read_text()
 
 

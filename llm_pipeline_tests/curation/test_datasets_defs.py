@@ -57,7 +57,7 @@ def test_the_stages_run_and_a_rerun_has_the_same_version(tmp_path: Path) -> None
 
 def test_a_day_that_still_holds_personal_data_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = filled(tmp_path)
-    monkeypatch.setattr(scrubbing, "remaining", lambda rows, policy: {"EMAIL": 1})
+    monkeypatch.setattr(scrubbing, "remaining", lambda rows, policy: {"EMAIL_ADDRESS": 1})
     result = run([curation_datasets.scrubbed_documents], place, DAY)
     assert not result.success
     assert [evaluation.passed for evaluation in result.get_asset_check_evaluations()] == [True, False]

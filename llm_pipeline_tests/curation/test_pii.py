@@ -16,11 +16,11 @@ from llm_pipeline.errors import ConfigError
 
 POLICY = load_policy()
 FOUND = [
-    ("EMAIL", "write to maria.garcia+bank@mail.example.co.uk today", "maria.garcia+bank@mail.example.co.uk"),
-    ("PHONE", "reach me at +44 20 7946 0958 please", "+44 20 7946 0958"),
-    ("PHONE", "or (555) 123-4567 x12.", "(555) 123-4567 x12"),
+    ("EMAIL_ADDRESS", "write to maria.garcia+bank@mail.example.co.uk today", "maria.garcia+bank@mail.example.co.uk"),
+    ("PHONE_NUMBER", "reach me at +44 20 7946 0958 please", "+44 20 7946 0958"),
+    ("PHONE_NUMBER", "or (555) 123-4567 x12.", "(555) 123-4567 x12"),
     ("CREDIT_CARD", "paid with 4111 1111 1111 1111.", "4111 1111 1111 1111"),
-    ("IBAN", "to GB29 NWBK 6016 1331 9268 19 thanks", "GB29 NWBK 6016 1331 9268 19"),
+    ("IBAN_CODE", "to GB29 NWBK 6016 1331 9268 19 thanks", "GB29 NWBK 6016 1331 9268 19"),
     ("US_SSN", "the SSN is 536-22-8726.", "536-22-8726"),
     ("UK_NINO", "NINO AB 12 34 56 C", "AB 12 34 56 C"),
     ("UK_NHS", "my NHS number is 943 476 5919", "943 476 5919"),
@@ -29,7 +29,7 @@ FOUND = [
     ("IP_ADDRESS", "from 2001:db8:85a3::8a2e:370:7334 and", "2001:db8:85a3::8a2e:370:7334"),
     ("MAC_ADDRESS", "router 00:1B:44:11:3A:B7.", "00:1B:44:11:3A:B7"),
     ("URL_CREDENTIALS", "at https://bob:hunter2@files.example/x.", "https://bob:hunter2@files.example/x"),
-    ("CRYPTO_WALLET", "wallet 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"),
+    ("CRYPTO", "wallet 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"),
     ("API_KEY", "the key AKIAIOSFODNN7EXAMPLE leaked", "AKIAIOSFODNN7EXAMPLE"),
     ("DATE_OF_BIRTH", "I was born on 12 March 1985.", "12 March 1985"),
     ("STREET_ADDRESS", "I live at 742 Evergreen Terrace, Springfield, IL 62704.", "742 Evergreen Terrace, Springfield, IL 62704"),
@@ -45,8 +45,8 @@ FOUND = [
     ("NATIONAL_ID", "mi NIF, 54.362.315-K, caduca", "54.362.315-K"),
     ("NATIONAL_ID", "codice fiscale RCC MNL 83S18 D969H", "RCC MNL 83S18 D969H"),
     ("CREDIT_CARD", "paid with 4111\u00a01111\u00a01111\u00a01111.", "4111\u00a01111\u00a01111\u00a01111"),
-    ("PHONE", "bis bald,\nT: 0711/2089029", "0711/2089029"),
-    ("PHONE", "the box office, 212-555-0187, is open", "212-555-0187"),
+    ("PHONE_NUMBER", "bis bald,\nT: 0711/2089029", "0711/2089029"),
+    ("PHONE_NUMBER", "the box office, 212-555-0187, is open", "212-555-0187"),
     ("DATE_OF_BIRTH", '{"birthDate": "1985-03-12", "since": "2020-01-01"}', "1985-03-12"),
     ("API_KEY", "user: root, password: gr8Wh1te", "gr8Wh1te"),
     ("STREET_ADDRESS", "wohnt Am Neuen Teich 7 a, 80331 München.", "Am Neuen Teich 7 a, 80331 München"),
@@ -137,7 +137,7 @@ def test_checksums() -> None:
 pieces = st.lists(
     st.one_of(
         st.sampled_from([text for _, text, _ in FOUND] + [value for _, _, value in FOUND] + PUBLIC),
-        st.sampled_from(["passport", "account", "IBAN", "born", "phone", "Dr. ", "Dear ", "card", "SSN", "NHS", "token", *"\n,-.(+"]),
+        st.sampled_from(["passport", "account", "IBAN_CODE", "born", "phone", "Dr. ", "Dear ", "card", "SSN", "NHS", "token", *"\n,-.(+"]),
         st.text(alphabet="0123456789 -.()+:/@#aAbBéÜßx", max_size=18),
     ),
     max_size=9,
@@ -176,5 +176,5 @@ def test_an_allowed_text_is_public() -> None:
 
 
 def test_an_unknown_entity_names_the_near_one() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'EMAIL'"):
+    with pytest.raises(ConfigError, match="did you mean 'EMAIL_ADDRESS'"):
         PiiPolicy(modes={"EMIAL": "mask"})

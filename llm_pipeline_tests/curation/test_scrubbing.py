@@ -60,7 +60,7 @@ def test_a_text_is_scrubbed_alike_alone_and_among_many(texts: list[str]) -> None
 
 def test_modes() -> None:
     text = "Mail bob@example.com from 203.0.113.77 or AB123456C now"
-    policy = PiiPolicy(modes={"EMAIL": "mask", "IP_ADDRESS": "drop", "UK_NINO": "keep"})
+    policy = PiiPolicy(modes={"EMAIL_ADDRESS": "mask", "IP_ADDRESS": "drop", "UK_NINO": "keep"})
     assert scrub_texts([text], policy)[0] == ["Mail ***@*******.*** from  or AB123456C now"]
 
 
@@ -97,11 +97,11 @@ def test_a_table_keeps_its_other_columns_and_the_spans_never_hold_a_value(kind: 
     scrubbed, spans = scrub_table(table, POLICY)
     assert scrubbed.schema == table.schema
     assert scrubbed["n"].to_pylist() == [1, 2, 3]
-    assert scrubbed["text"].to_pylist() == ["I am [PERSON], [EMAIL]", "", ""]
+    assert scrubbed["text"].to_pylist() == ["I am [PERSON], [EMAIL_ADDRESS]", "", ""]
     assert spans.schema == SPAN_SCHEMA
     assert [(row["id"], row["start"], row["end"], row["entity"]) for row in spans.to_pylist()] == [
         ("a", 5, 17, "PERSON"),
-        ("a", 19, 36, "EMAIL"),
+        ("a", 19, 36, "EMAIL_ADDRESS"),
     ]
 
 
@@ -156,11 +156,11 @@ def test_a_day_keeps_its_rows_and_the_ledger_holds_no_value() -> None:
         "messages": json.dumps([{"role": "user", "content": "I am Maria Garcia, bob@example.com"}]),
     }  # fmt: skip
     rows, spans, ledger = scrub_day(pa.Table.from_pylist([row]), "2026-01-01", POLICY)
-    assert rows["text"].to_pylist() == ["Customer: I am [PERSON], [EMAIL]\nAgent: Thanks."]
-    assert rows["title"].to_pylist() == ["From [EMAIL]"]
-    assert json.loads(str(rows["messages"][0].as_py()))[0]["content"] == "I am [PERSON], [EMAIL]"
+    assert rows["text"].to_pylist() == ["Customer: I am [PERSON], [EMAIL_ADDRESS]\nAgent: Thanks."]
+    assert rows["title"].to_pylist() == ["From [EMAIL_ADDRESS]"]
+    assert json.loads(str(rows["messages"][0].as_py()))[0]["content"] == "I am [PERSON], [EMAIL_ADDRESS]"
     assert remaining(rows, POLICY) == {}
-    assert spans["entity"].to_pylist() == ["PERSON", "EMAIL"]
+    assert spans["entity"].to_pylist() == ["PERSON", "EMAIL_ADDRESS"]
     assert [(entry["rule"], entry["action"]) for entry in ledger.to_pylist()] == [("pii_email", "changed"), ("pii_person", "changed")]
     assert "Garcia" not in str(ledger.to_pylist()) + str(spans.to_pylist())
 

@@ -48,7 +48,7 @@ def corpus(tmp_path: Path) -> Home:
         ("Good morning, I hope this is quick.", "Welcome. The night desk says hello too.", False),
         ("Can you still see me?", "No problem at all, I am here today.", False),
         ("What is the fee? I am [PERSON].", "$4.50", False),
-        ("What is my balance?", "It went to [IBAN]", False),
+        ("What is my balance?", "It went to [IBAN_CODE]", False),
         ("What is the fee?", "", False),
     ],
 )

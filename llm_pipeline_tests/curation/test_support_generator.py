@@ -199,7 +199,7 @@ def test_values_have_valid_check_digits() -> None:
         _, card = pii.sentence(r, "CREDIT_CARD", 1)
         digits = [int(d) for d in card.value if d.isdigit()][::-1]
         assert sum(d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(digits)) % 10 == 0
-        _, iban = pii.sentence(r, "IBAN", 1)
+        _, iban = pii.sentence(r, "IBAN_CODE", 1)
         plain = iban.value.replace(" ", "")
         assert int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
         _, nhs = pii.sentence(r, "UK_NHS", 1)

@@ -75,12 +75,12 @@ def test_filters_and_language(home: Home, tmp_path: Path) -> None:
 
 def test_personal_data_is_matched_by_type_and_overlap(home: Home, tmp_path: Path) -> None:
     truth = tmp_path / "truth"
-    _truth(truth, DAY, [_document(f"n-{DAY}-0001", values=[["EMAIL", "a@b.org"], ["PERSON", "Ann Lee"], ["IBAN", "DE12 34"]])])
+    _truth(truth, DAY, [_document(f"n-{DAY}-0001", values=[["EMAIL_ADDRESS", "a@b.org"], ["PERSON", "Ann Lee"], ["IBAN_CODE", "DE12 34"]])])
     text = "Ann Lee wrote from a@b.org to DE12 34 about 555."
     row = _row(DAY, "x", f"n-{DAY}-0001", text)
     _write(home, "documents", DAY, [row])
     _write(home, "filtered_documents", DAY, [row])
-    spans = [(0, 3, "PERSON"), (19, 26, "EMAIL_ADDRESS"), (30, 37, "PHONE"), (44, 47, "PHONE")]
+    spans = [(0, 3, "PERSON"), (19, 26, "EMAIL_ADDRESS"), (30, 37, "PHONE_NUMBER"), (44, 47, "PHONE_NUMBER")]
     _write(home, "scrubbed_spans", DAY, [{"id": "x", "start": start, "end": end, "entity": entity} for start, end, entity in spans])
     figures = score(CONFIG, truth, home)
     assert figures["pii_recall"] == pytest.approx(2 / 3)
@@ -92,7 +92,7 @@ def test_personal_data_is_matched_by_type_and_overlap(home: Home, tmp_path: Path
 
 def test_a_value_inside_a_longer_one_is_no_span_of_its_own() -> None:
     text = "ann@lee.org is ann, not anna"
-    assert expected_spans(text, [("PERSON", "ann"), ("EMAIL", "ann@lee.org")]) == [(0, 11, "EMAIL"), (15, 18, "PERSON")]
+    assert expected_spans(text, [("PERSON", "ann"), ("EMAIL_ADDRESS", "ann@lee.org")]) == [(0, 11, "EMAIL_ADDRESS"), (15, 18, "PERSON")]
 
 
 def test_a_payload_is_seen_through_invisible_characters() -> None:

@@ -213,10 +213,10 @@ def test_personal_data_never_reaches_the_disk_when_the_setting_says_so(tmp_path:
     text = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
     assert "poppins" not in text + json.dumps(followed)
     first, second = rows_since(tmp_path, {})
-    assert first["messages"][1]["content"] == [{"type": "text", "text": "Mail [EMAIL] about order 17"}]
-    assert first["messages"][2]["tool_calls"][0]["function"] == {"name": "send", "arguments": '"[EMAIL]"'}
-    assert (first["answer"], first["user"], first["scrubbed"]) == ("I wrote to [EMAIL].", "[EMAIL]", True)
-    assert (second["comment"], second["correction"], second["rating"]) == ("[EMAIL]", "Ask [EMAIL]", 1)
+    assert first["messages"][1]["content"] == [{"type": "text", "text": "Mail [EMAIL_ADDRESS] about order 17"}]
+    assert first["messages"][2]["tool_calls"][0]["function"] == {"name": "send", "arguments": '"[EMAIL_ADDRESS]"'}
+    assert (first["answer"], first["user"], first["scrubbed"]) == ("I wrote to [EMAIL_ADDRESS].", "[EMAIL_ADDRESS]", True)
+    assert (second["comment"], second["correction"], second["rating"]) == ("[EMAIL_ADDRESS]", "Ask [EMAIL_ADDRESS]", 1)
     assert item.answer == f"I wrote to {secret}."  # what is replied is not touched
 
 

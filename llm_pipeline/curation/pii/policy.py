@@ -13,8 +13,8 @@ from llm_pipeline.paths import DATA
 from llm_pipeline.store import content_hash
 
 _ENTITIES = (
-    "EMAIL PHONE CREDIT_CARD IBAN BANK_ACCOUNT US_SSN US_ITIN DRIVER_LICENCE UK_NINO UK_NHS PASSPORT NATIONAL_ID IP_ADDRESS MAC_ADDRESS "
-    "URL_CREDENTIALS CRYPTO_WALLET API_KEY DATE_OF_BIRTH STREET_ADDRESS PERSON ORGANISATION"
+    "EMAIL_ADDRESS PHONE_NUMBER CREDIT_CARD IBAN_CODE BANK_ACCOUNT US_SSN US_ITIN DRIVER_LICENCE UK_NINO UK_NHS PASSPORT NATIONAL_ID "
+    "IP_ADDRESS MAC_ADDRESS URL_CREDENTIALS CRYPTO API_KEY DATE_OF_BIRTH STREET_ADDRESS PERSON ORGANISATION"
 )
 ENTITIES = tuple(_ENTITIES.split())
 Mode = Literal["placeholder", "pseudonym", "mask", "drop", "keep"]
@@ -22,7 +22,7 @@ Mode = Literal["placeholder", "pseudonym", "mask", "drop", "keep"]
 
 @dataclass(frozen=True)
 class PiiPolicy:
-    """`placeholder` writes `[EMAIL]`, `pseudonym` `[EMAIL_3f9a...]`, `mask` a `*` for each letter, `drop` nothing; `keep` doesn't look."""
+    """`placeholder` writes `[PERSON]`, `pseudonym` `[PERSON_3f9a...]`, `mask` a `*` for each letter, `drop` nothing; `keep` doesn't look."""
 
     default: Mode = "placeholder"
     modes: Mapping[str, Mode] = field(default_factory=dict)

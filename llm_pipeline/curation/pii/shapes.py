@@ -60,7 +60,7 @@ _NUMBERED = Context({"ip": "ip, ips, address, addresses, host, server, client, l
 def shape_finders() -> list[Finder]:
     return [
         Finder("@", _emails, before=66, after=270),
-        _shape("email_spelled", "EMAIL", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=420, flags=re.I),
+        _shape("email_spelled", "EMAIL_ADDRESS", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=420, flags=re.I),
         _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
         Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24, digits=True),
         _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=48),
@@ -124,7 +124,7 @@ def _emails(text: str, low: int, high: int) -> Iterator[Found]:
         domain = _DOMAIN.match(text, at + 1, high)
         local = _LOCAL.match(text[max(0, at - 66) : at][::-1]) if domain else None
         if domain and local:
-            yield at - local.end(), domain.end(), 1.0, "EMAIL", "email"
+            yield at - local.end(), domain.end(), 1.0, "EMAIL_ADDRESS", "email"
         at = text.find("@", at + 1, high)
 
 
@@ -162,9 +162,9 @@ _WALLETS = re.compile(_WALLET)
 def _wallets(text: str, low: int, high: int) -> Iterator[Found]:
     for match in _WALLETS.finditer(text, low, high):
         if validators.wallet(match.group()):
-            yield match.start(), match.end(), 1.0, "CRYPTO_WALLET", "wallet"
+            yield match.start(), match.end(), 1.0, "CRYPTO", "wallet"
         elif "wallet" in _CRYPTO.near(text, *match.span()) and any(c.isdigit() for c in match.group()):
-            yield match.start(), match.end(), 0.8, "CRYPTO_WALLET", "wallet_near"
+            yield match.start(), match.end(), 0.8, "CRYPTO", "wallet_near"
 
 
 _IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?=[ -]?[A-Za-z0-9])")
@@ -179,6 +179,6 @@ def _ibans(text: str, low: int, high: int) -> Iterator[Found]:
         if not length or body is None:
             continue
         if validators.iban(body.group()):
-            yield body.start(), body.end(), 1.0, "IBAN", "iban"
+            yield body.start(), body.end(), 1.0, "IBAN_CODE", "iban"
         elif "iban" in _ACCOUNT.near(text, *body.span()):
-            yield body.start(), body.end(), 0.8, "IBAN", "iban_near"
+            yield body.start(), body.end(), 0.8, "IBAN_CODE", "iban_near"

@@ -57,7 +57,7 @@ def phone_finder(regions: Sequence[str]) -> Finder:
         for match in _CANDIDATE.finditer(text, low, high):
             score = _score(text, match.start(), match.end(), regions)
             if score:
-                yield match.start(), match.end(), score, "PHONE", "phone"
+                yield match.start(), match.end(), score, "PHONE_NUMBER", "phone"
 
     return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16, worth=_worth, digits=True)
 

@@ -27,14 +27,14 @@ CONTEXTS: Mapping[str, Sequence[str]] = {
         "I am calling for my neighbour Dr. {}.",
         "The form was signed by {} and by my wife.",
     ),
-    "EMAIL": (
+    "EMAIL_ADDRESS": (
         "My e-mail is {}.",
         "You can reach me at {}.",
         "Please write to {}.",
         "{} is my new address, the old one is closed.",
         "Reply to <{}> please.",
     ),
-    "PHONE": (
+    "PHONE_NUMBER": (
         "My phone number is {}.",
         "Please call me back on {}.",
         "My mobile is {}.",
@@ -49,7 +49,7 @@ CONTEXTS: Mapping[str, Sequence[str]] = {
         "Card no. {} was blocked.",
         "It says {} on the front of the card.",
     ),
-    "IBAN": (
+    "IBAN_CODE": (
         "My IBAN is {}.",
         "Please send it to the account {}.",
         "The transfer went to IBAN {}.",
@@ -99,7 +99,7 @@ CONTEXTS: Mapping[str, Sequence[str]] = {
     "UK_NINO": ("My national insurance number is {}.", "My NINO is {}.", "The NI number is {}.", "NI: {}."),
     "UK_NHS": ("My NHS number is {}.", "The NHS number on the letter is {}.", "NHS {} is what the clinic gave me."),
     "MAC_ADDRESS": ("The MAC address of my phone is {}.", "My router shows the MAC {}.", "The device {} cannot log in."),
-    "CRYPTO_WALLET": (
+    "CRYPTO": (
         "My bitcoin wallet is {}.",
         "Please refund to the BTC address {}.",
         "The crypto wallet {} is mine.",
@@ -122,17 +122,17 @@ DECOYS = (
 FOREIGN_CONTEXTS: Mapping[str, Mapping[str, str]] = {
     "de": {
         "PERSON": "Ich heiße {}.",
-        "EMAIL": "Meine E-Mail-Adresse ist {}.",
-        "PHONE": "Meine Telefonnummer ist {}.",
-        "IBAN": "Meine IBAN ist {}.",
+        "EMAIL_ADDRESS": "Meine E-Mail-Adresse ist {}.",
+        "PHONE_NUMBER": "Meine Telefonnummer ist {}.",
+        "IBAN_CODE": "Meine IBAN ist {}.",
     },
     "fr": {
         "PERSON": "Je m'appelle {}.",
-        "EMAIL": "Mon adresse e-mail est {}.",
-        "PHONE": "Mon téléphone est le {}.",
-        "IBAN": "Mon IBAN est {}.",
+        "EMAIL_ADDRESS": "Mon adresse e-mail est {}.",
+        "PHONE_NUMBER": "Mon téléphone est le {}.",
+        "IBAN_CODE": "Mon IBAN est {}.",
     },
-    "es": {"PERSON": "Me llamo {}.", "EMAIL": "Mi correo electrónico es {}.", "PHONE": "Mi teléfono es {}.", "IBAN": "Mi IBAN es {}."},
+    "es": {"PERSON": "Me llamo {}.", "EMAIL_ADDRESS": "Mi correo electrónico es {}.", "PHONE_NUMBER": "Mi teléfono es {}.", "IBAN_CODE": "Mi IBAN es {}."},
 }
 _LOCALE = {"de": "de_DE", "fr": "fr_FR", "es": "es_ES"}
 ENTITIES = tuple(CONTEXTS)
@@ -178,10 +178,10 @@ def _makers(fake: Faker, r: random.Random) -> dict[str, Callable[[], str]]:
     """How each type is written, from the providers of one locale."""
     return {
         "PERSON": lambda: f"{fake.first_name()} {fake.last_name()}",
-        "EMAIL": lambda: str(r.choice((fake.email, fake.free_email, fake.company_email))()),
-        "PHONE": lambda: str(fake.phone_number()),
+        "EMAIL_ADDRESS": lambda: str(r.choice((fake.email, fake.free_email, fake.company_email))()),
+        "PHONE_NUMBER": lambda: str(fake.phone_number()),
         "CREDIT_CARD": lambda: _grouped(r, fake.credit_card_number(r.choice(("visa16", "mastercard", "discover"))), 4, ("", " ", "-")),
-        "IBAN": lambda: _grouped(r, fake.iban(), 4, ("", " ")),
+        "IBAN_CODE": lambda: _grouped(r, fake.iban(), 4, ("", " ")),
         "US_SSN": lambda: _ssn(r),
         "STREET_ADDRESS": lambda: str(fake.address()).replace("\n", ", "),
         "DATE_OF_BIRTH": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).strftime(
@@ -194,7 +194,7 @@ def _makers(fake: Faker, r: random.Random) -> dict[str, Callable[[], str]]:
         "UK_NINO": lambda: _nino(r),
         "UK_NHS": lambda: _nhs(r),
         "MAC_ADDRESS": lambda: r.choice((str.upper, str.lower))(fake.mac_address()).replace(":", r.choice(":-")),
-        "CRYPTO_WALLET": lambda: _bitcoin(r),
+        "CRYPTO": lambda: _bitcoin(r),
     }
 
 

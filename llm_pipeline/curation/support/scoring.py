@@ -23,18 +23,6 @@ from llm_pipeline.store import Home
 
 SIMILAR = 0.7
 """Jaccard similarity of 5-word shingles from which two documents count as duplicates."""
-_ALIASES = {
-    "EMAIL_ADDRESS": "EMAIL",
-    "PHONE_NUMBER": "PHONE",
-    "IBAN_CODE": "IBAN",
-    "SSN": "US_SSN",
-    "ADDRESS": "STREET_ADDRESS",
-    "CRYPTO": "CRYPTO_WALLET",
-    "NHS": "UK_NHS",
-    "NINO": "UK_NINO",
-    "MAC": "MAC_ADDRESS",
-    "IP": "IP_ADDRESS",
-}
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
 Span = tuple[int, int, str]
 _WORD = re.compile(r"[^\W_]+")
@@ -115,7 +103,7 @@ def pii(
         return {}
     predicted: dict[str, list[Span]] = {}
     for row in spans:
-        predicted.setdefault(row["id"], []).append((row["start"], row["end"], _ALIASES.get(row["entity"], row["entity"])))
+        predicted.setdefault(row["id"], []).append((row["start"], row["end"], row["entity"]))
     total = Counts()
     by_type: dict[str, Counts] = {}
     for at, documents in read.items():
