@@ -177,4 +177,4 @@ def test_an_allowed_text_is_public() -> None:
 
 def test_an_unknown_entity_names_the_near_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'EMAIL_ADDRESS'"):
-        PiiPolicy(modes={"EMIAL": "mask"})
+        PiiPolicy(modes={"EMIAL_ADDRESS": "mask"})

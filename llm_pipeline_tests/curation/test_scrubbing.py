@@ -161,7 +161,10 @@ def test_a_day_keeps_its_rows_and_the_ledger_holds_no_value() -> None:
     assert json.loads(str(rows["messages"][0].as_py()))[0]["content"] == "I am [PERSON], [EMAIL_ADDRESS]"
     assert remaining(rows, POLICY) == {}
     assert spans["entity"].to_pylist() == ["PERSON", "EMAIL_ADDRESS"]
-    assert [(entry["rule"], entry["action"]) for entry in ledger.to_pylist()] == [("pii_email", "changed"), ("pii_person", "changed")]
+    assert [(entry["rule"], entry["action"]) for entry in ledger.to_pylist()] == [
+        ("pii_email_address", "changed"),
+        ("pii_person", "changed"),
+    ]
     assert "Garcia" not in str(ledger.to_pylist()) + str(spans.to_pylist())
 
 

@@ -132,7 +132,12 @@ FOREIGN_CONTEXTS: Mapping[str, Mapping[str, str]] = {
         "PHONE_NUMBER": "Mon téléphone est le {}.",
         "IBAN_CODE": "Mon IBAN est {}.",
     },
-    "es": {"PERSON": "Me llamo {}.", "EMAIL_ADDRESS": "Mi correo electrónico es {}.", "PHONE_NUMBER": "Mi teléfono es {}.", "IBAN_CODE": "Mi IBAN es {}."},
+    "es": {
+        "PERSON": "Me llamo {}.",
+        "EMAIL_ADDRESS": "Mi correo electrónico es {}.",
+        "PHONE_NUMBER": "Mi teléfono es {}.",
+        "IBAN_CODE": "Mi IBAN es {}.",
+    },
 }
 _LOCALE = {"de": "de_DE", "fr": "fr_FR", "es": "es_ES"}
 ENTITIES = tuple(CONTEXTS)
