@@ -22,7 +22,7 @@ Mode = Literal["placeholder", "pseudonym", "mask", "drop", "keep"]
 
 @dataclass(frozen=True)
 class PiiPolicy:
-    """`placeholder` writes `[PERSON]`, `pseudonym` `[PERSON_3f9a...]`, `mask` a `*` for each letter, `drop` nothing; `keep` doesn't look."""
+    """`placeholder` writes `[PERSON]`, `pseudonym` `[PERSON_3f9a...]`, `mask` `*` for each letter, `drop` nothing; `keep` doesn't look."""
 
     default: Mode = "placeholder"
     modes: Mapping[str, Mode] = field(default_factory=dict)
