@@ -58,6 +58,11 @@ FOUND = [
     ("PERSON", "proved by R. J. Thompson in May", "R. J. Thompson"),
     ("PERSON", "hallo, ich bin roberto.", "roberto"),
     ("PERSON", "Please call back before noon. Roberto", "Roberto"),
+    ("PERSON", "[10:17] Roberto: it rains", "Roberto"),
+    ("US_SSN", "id,ssn,left\n7,536-22-8726,2024-06-15", "536-22-8726"),
+    ("DATE_OF_BIRTH", "the goalkeeper (b. 12/05/1969) and the coach", "12/05/1969"),
+    ("NATIONAL_ID", "SteuerID;weg\n86095742719;2019-01-25", "86095742719"),
+    ("IP_ADDRESS", "the server 8.8.4.4 answered", "8.8.4.4"),
 ]
 PUBLIC = [
     "The monthly fee of the Harbor Current Account is $4.50 and the limit is $1,234.50.",
@@ -71,6 +76,7 @@ PUBLIC = [
     "Two Granny Smith apples, a Shirley Temple and Dr. Pepper; then home past St. James's Park.",
     "sku;name;price\n11;Tommy Hilfiger;39.90\n12;Baker;19.90",
     "password = os.environ['PASSWORD'], token=None, secret: <your-secret>",
+    "Clone git@github.com:kestrel/docs.git; needs at least 1.8.15.25.",
     "Listening on 127.0.0.1 and 0.0.0.0, 2024-12-31 23:59:59.",
 ]
 

@@ -26,8 +26,13 @@ _WORDS = (
     "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, "
     "född, født"
 )
+_ABBREVIATED = re.compile(r"[(,;] ?b\. ?$")
+"""Before a date: "Ann Lee (b. 4 May 1960)"."""
 _CONTEXT = Context({"birth": _WORDS}, of_dates=True)
-_ANCHOR = cased("born|birth|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|nace|naci|nací|nasci|nato|nata|urodz|född|født").replace(".", "[.]")
+_ANCHOR = (
+    cased("born|birth|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|nace|naci|nací|nasci|nato|nata|urodz|född|født").replace(".", "[.]")
+    + "|[(,;] ?b[.] ?[0-9A-Z]"
+)
 
 
 def birth_finder() -> Finder:
@@ -36,6 +41,6 @@ def birth_finder() -> Finder:
 
 def _births(text: str, low: int, high: int) -> Iterator[Found]:
     for match in _DATE.finditer(text, low, high):
-        near = _CONTEXT.near(text, *match.span()).get("birth")
+        near = 0 if _ABBREVIATED.search(text, max(0, match.start() - 4), match.start()) else _CONTEXT.near(text, *match.span()).get("birth")
         if near is not None:
             yield match.start(), match.end(), 0.97 - near / 1000, "DATE_OF_BIRTH", "birth"

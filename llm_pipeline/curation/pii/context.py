@@ -17,8 +17,8 @@ _PLACEHOLDER = r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]"
 _WORD = re.compile(rf"{_PLACEHOLDER}|[\w.+-]+@[\w.-]+|([^\W\d_]+)")
 """A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look. Nor is a part of an e-mail
 address, or a word in mIxEd case, but for `camelCase`, which is several."""
-_CAMEL = re.compile(r"[a-z]{2,}(?:[A-Z][a-z]+)+|(?:[A-Z][a-z]+){2,}")
-_HUMP = re.compile("[A-Z]?[a-z]+")
+_CAMEL = re.compile(r"[a-z]{2,}(?:[A-Z][a-z]+)+|(?:[A-Z][a-z]+){2,}|[A-Z]?[a-z]{2,}[A-Z]{2,}")
+_HUMP = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 _CUT = re.compile(r"[^\w\]]")
 _JOINED = 6
 """Phrases of more characters may be written as one word: "api key" and "apikey", but not "a c" and "ac"."""

@@ -15,7 +15,7 @@ from llm_pipeline.curation.pii import validators
 from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic
 from llm_pipeline.curation.pii.windows import Finder, Found, cased
 
-_LEFT, _RIGHT = r"(?<![\w.$€£+/-])", r"(?![\w%-]|[.,:][0-9])"
+_LEFT, _RIGHT = r"(?<![\w.$€£+/-])", r"(?![\w%-]|[.:][0-9]|,[0-9]{1,3}(?![0-9]))"
 _DATE = re.compile(
     r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])|(?:19|20)\d\d-(?:19|20)\d\d"
     r"|(?:19|20)\d\d([-/. ])\d{1,2}\1\d{1,2}|\d{1,2}([-/. ])\d{1,2}\2(?:19|20)\d\d"
@@ -94,8 +94,10 @@ IDENTIFIERS = (
         unchecked=0.75,
         surest=1.0,
     ),
-    Identifier("ssn", "US_SSN", r"[0-9]{3}-[0-9]{2}-[0-9]{4}", "ssn, social security, social", validators.ssn, 0.85, 0.8, 0.99),
-    Identifier("ssn_bare", "US_SSN", r"[0-9]{3}[ .]?[0-9]{2}[ .]?[0-9]{4}", "ssn, social security, social", validators.ssn, 0.0, 0.8),
+    Identifier("ssn", "US_SSN", r"[0-9]{3}-[0-9]{2}-[0-9]{4}", "ssn, social security, social, soc sec", validators.ssn, 0.85, 0.8, 0.99),
+    Identifier(
+        "ssn_bare", "US_SSN", r"[0-9]{3}[ .]?[0-9]{2}[ .]?[0-9]{4}", "ssn, social security, social, soc sec", validators.ssn, 0.0, 0.8
+    ),
     Identifier(
         "itin",
         "US_ITIN",
@@ -172,7 +174,8 @@ IDENTIFIERS = (
     _national(
         "de.idnr",
         r"[0-9]{2}([ ./]?)[0-9]{3}\1[0-9]{3}\1[0-9]{3}",
-        "steuer id, steuer, steuerid, steuernummer, steueridentifikationsnummer, steuerliche, identifikationsnummer, idnr, tax id, tin",
+        "steuer id, steuer, steuerid, steuernummer, steueridentifikationsnummer, steuerliche, identifikationsnummer, idnr, id nr, "
+        "tax id, tin",
     ),
     _national(
         "it.codicefiscale",
@@ -227,7 +230,8 @@ NAMED = (
         "passport",
         "PASSPORT",
         r"[A-Z]{1,3}[ -]?[0-9]{5,9}[A-Z]?[0-9]?|[0-9]{7,9}|[A-Z][A-Z0-9]{7,9}|[0-9]{2}[A-Z]{2}[0-9]{5}",
-        "passport, passports, reisepass, reisepassnummer, pasaporte, passeport, passaporto, paspoort, passaporte, paszport, pass nr",
+        "passport, passports, travel document, "
+        "reisepass, reisepassnummer, pasaporte, passeport, passaporto, paspoort, passaporte, paszport, pass nr",
         _any,
         surest=0.94,
     ),
@@ -249,7 +253,8 @@ NAMED = (
 
 _NAMED = (
     cased(
-        "passport|passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|führerschein|permis de|permiso de"
+        "passport|travel document|"
+        "passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|führerschein|permis de|permiso de"
         "|carnet de|patente|rijbewijs"
     )
     + "|DL|DLN|dln|dl n"

@@ -21,7 +21,7 @@ _STATED = cased(
     "passenger|guest|filer|taxpayer|witness|claimant|defendant|plaintiff|borrower|insured|policyholder|sender|recipient|author|subscriber|"
     "guarantor|spouse|owner|student|teacher|member|issued to|ship to|bill to|deliver to|made out to|order "
     "of|pt|to:|zeuge|zeugin|mieter|kunde|"
-    "kundin|patientin|antragsteller|cliente|titular|denunciante|assistito|lavoratore|client|cliente|prefers|alias|aka|formerly|née|"
+    "kundin|patienten|patientin|bénéficiaire|antragsteller|cliente|titular|denunciante|assistito|lavoratore|client|cliente|prefers|alias|aka|formerly|née|"
     "beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|"
     "signed by|"
     "on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|"
@@ -30,7 +30,7 @@ _STATED = cased(
 )
 _LINK = r"(?: is| [A-Z]:|['\"]?:|,|=|['\"]?>| -| ?\.{1,12}|\))?[ '\"“‘\n]{0,4}"
 _SELF = cased("name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
-_HERE = cased("this is|it's|its|i'm|i am|ich bin|soy|je suis|sono|ik ben")
+_HERE = cased("this is|it's|its|i'm|i am|ich bin|soy|je suis|sono|ik ben|thx")
 _REST = rf"(?: [{UPPER}]\.)?(?: (?:{PARTICLE} (?:(?:der|den|la|los) )?)?{NAME}){{0,2}}"
 _LOWER = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 _SAID_HERE = re.compile(
@@ -44,7 +44,7 @@ _CERTAIN = re.compile(
 _INTRODUCTION = re.compile(rf"(?<![^\W_])(?:{_STATED}){_LINK}(?P<v>{NAME}{_REST})")
 _SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,3}})")
 _HELLO = cased(
-    "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá"
+    "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá|salut"
 )
 _HELLOS = frozenset(_HELLO.lower().split("|"))
 _SURE = cased(
@@ -52,11 +52,11 @@ _SURE = cased(
     "lg|vg|gruß|grüße|saludos|abrazos|cordialement|bises|groetjes|saluti|"
     "wife|husband|partner|daughter|son|brother|sister|mother|father|mom|dad|friend|colleague|boss|manager|neighbour|neighbor|assistant|"
     "uncle|"
-    "aunt|cousin"
+    "aunt|cousin|kind|sohn|tochter|hijo|hija|fils|fille|llamar a|answered by"
 )
 _TOWARDS = cased("ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc")
 _BEFORE = re.compile(
-    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(0-9]|['’]s\b)"
+    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(+0-9]|['’]s\b)"
 )
 _VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
 _AFTER = re.compile(
@@ -65,7 +65,9 @@ _AFTER = re.compile(
 )
 _UNLISTED = 0.52
 _POSSESSIVE = re.compile(r"['’]s(?!\w)")
-_SIGNED = re.compile(rf"[.!?…)\n0-9€$£] ?[ \n](?:[-~—] ?)?(?P<v>{NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{0,3}})[.!]?\s*\Z")
+_SIGNED = re.compile(
+    rf"(?:[.!?…)\n0-9€$£] ?[ \n]|,\n)(?:[-~—] ?)?(?P<v>{NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{0,3}})[.!]?\s*\Z"
+)
 _PLACING = re.compile(r"\b(?:in|at|the|your|our|near|of) $")
 """Before "Notting Hill", not before a person."""
 _SUFFIXES = frozenset(

@@ -19,11 +19,14 @@ _NO_INITIALS = re.compile(r"[AP]\. ?M\.|U\. ?[KSN]\.|E\. ?[UG]\.|I\. ?E\.|D\. ?C
 _AND = r"(?:,? (?:and|und|y|et|e|i|och|og|&|with) )"
 _PAIR = re.compile(rf"(?<![\w'’\[@/.#-])(?P<a>{NAME})(?:{_AND})(?P<b>{NAME})(?![\w@\[]| [{UPPER}])")
 _BEFORE = re.compile(rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}), $")
-_APART = re.compile(rf"[(“‘](?P<a>{NAME})[)”’]|(?:^|[:\n] ?)(?P<b>{NAME}), (?=your?\b|please\b|can\b|could\b|we\b|thanks\b|I['’ ])")
+_APART = re.compile(
+    rf"[(“‘](?P<a>{NAME})[)”’]|(?:^|[:\n] ?)(?P<b>{NAME}), (?=your?\b|please\b|can\b|could\b|we\b|thanks\b|I['’ ])"
+    rf"|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?\]? (?:- )?(?P<c>{NAME})(?=: )"
+)
 _NAMES = (
     r"(?:fore|sur|first|last|full|given|family|middle|customer|client|employee|patient|contact|user|account|card ?holder|person)?[ _-]?name"
     r"|l?name[sn]?|vorname|nachname|kunde|mitarbeiter|nom|prénom|prenom|nombre|apellidos?|titular|cognome|naam|nazwisko|imię|imie|nome"
-    r"|customer|client|employee|patient|holder|passenger|traveller|traveler|member|student|owner|author|contact|tenant|lp"
+    r"|customer|client|employee|patient|holder|passenger|traveller|traveler|member|student|owner|author|contact|tenant|lp|last|first|given"
 )
 _HEADED = re.compile(rf"(?:{_NAMES})", re.I)
 _CELL = re.compile(rf"(?:[{UPPER}][\w'’.-]*|{PARTICLE})(?: (?:[{UPPER}][\w'’.-]*|{PARTICLE})){{0,4}}(?:, {_GIVEN})?")
@@ -48,14 +51,14 @@ def record_finders(judge: Judge, acting: Callable[[str, int, int], Iterator[Foun
         Finder(
             rf"{upper}{letters}+(?:,? (?:and|und|y|et|e|i|och|og|&|with) {upper}{letters}+|, (?:{upper}{letters}+|you|"
             rf"please|can|could|we|thanks|I)| {verbs})"
-            rf"|[(“‘]{upper}{letters}+[)”’]",
+            rf"|[(“‘]{upper}{letters}+[)”’]|[0-9]\]? (?:- )?{upper}{letters}+: ",
             together,
             before=90,
             after=60,
             worth=judge.holds_first,
         ),
         Finder(
-            rf"(?:{cased('name|surname|nazwisko|nom|prénom|nombre|apellido|apellidos|naam|cognome|nome|customer|patient|employee|client')})"
+            rf"(?:{cased('name|surname|nazwisko|nom|prénom|nombre|apellido|apellidos|naam|cognome|nome|customer|patient|employee|client|last|first')})"
             r"(?:[|;\t]|,[A-Za-z]| [|])|VALUES",
             finders.headed,
             before=200,
@@ -107,10 +110,10 @@ class _Records:
                 yield from ((start, end, 0.6, "PERSON", "enumeration") for start, end in places)
 
     def apart(self, text: str, low: int, high: int) -> Iterator[Found]:
-        """A single name in brackets or quotation marks, or addressed: `Reminder: Ann, your ...`."""
+        """A single name in brackets or quotation marks, addressed (`Reminder: Ann, your ...`), or of who writes (`[10:17] Ann: `)."""
         for match in _APART.finditer(text, low, high):
-            group = "a" if match["a"] else "b"
-            if self.judge.is_alone(match[group]):
+            group = str(match.lastgroup)
+            if self.judge.is_alone(match[group]) or (group == "c" and self.judge.is_first(match[group])):
                 yield match.start(group), match.end(group), 0.56, "PERSON", "apart"
 
     def headed(self, text: str, low: int, high: int) -> Iterator[Found]:

@@ -35,10 +35,10 @@ _LIVING = re.compile(
     re.I,
 )
 _JOINED = (
-    "straße|strasse|str[.]|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef"
+    "straße|strasse|str[.]|damm|weg|platz|allee|gasse|ufer|steeg|straat|laan|gracht|kade|dijk|singel|plein|dreef"
     "|gatan|vägen|veien|vejen|gade|katu"
 )
-_JOINED_WEAK = "damm|hof|baan|gata|tie|ring|pad"
+_JOINED_WEAK = "hof|baan|gata|tie|ring|pad"
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
 _GERMAN = "Am|Im|Zum|Zur|An der|An den|An dem|Auf der|Auf dem|In der|In den|Unter den|Hinter der|Vor dem|Alte|Alter|Altes"
 _FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")

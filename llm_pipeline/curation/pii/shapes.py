@@ -117,22 +117,31 @@ def _shape(
     return Finder(anchor, find, before=reach, after=reach)
 
 
+_REPOSITORY = re.compile(r"git@[\w.-]+:[\w.~/-]")
+"""Where a repository is, as git and ssh write it."""
+
+
 def _emails(text: str, low: int, high: int) -> Iterator[Found]:
     """The domain is read forwards from the @, the local part backwards."""
     at = text.find("@", low, high)
     while at >= 0:
         domain = _DOMAIN.match(text, at + 1, high)
         local = _LOCAL.match(text[max(0, at - 66) : at][::-1]) if domain else None
-        if domain and local:
+        if domain and local and not _REPOSITORY.match(text, at - local.end()):
             yield at - local.end(), domain.end(), 1.0, "EMAIL_ADDRESS", "email"
         at = text.find("@", at + 1, high)
 
 
+_SMALL = 32
+"""Numbers of a version are smaller."""
+
+
 def _ipv4(text: str, low: int, high: int) -> Iterator[Found]:
-    """Four numbers that are no version ("release 2.31.0.1", "section 4.1.2.3"); four single digits need a word beside them."""
+    """Four numbers that are no version ("release 2.31.0.1", "section 4.1.2.3"); four small ones need a word beside them, but in 10/8."""
     for match in _IPV4.finditer(text, low, high):
         near = _NUMBERED.near(text, *match.span())
-        small = all(len(octet) == 1 for octet in match.group().split("."))
+        octets = match.group().split(".")
+        small = octets[0] != "10" and all(int(octet) < _SMALL for octet in octets)
         if validators.ip(match.group()) and OTHER not in near and ("ip" in near or not small):
             yield match.start(), match.end(), 1.0, "IP_ADDRESS", "ipv4"
 

@@ -34,7 +34,7 @@ _STRONG = (
 _WEAK = (
     "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best "
     "number, "
-    "nummer, numéro, número, llamar, appeler, chiamare"
+    "nummer, numéro, número, llamar, appeler, appelle, appelez, chiamare, rückfragen, erreichbar"
 )
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
 _GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}|0[0-9]{1,5} ?/ ?[0-9][0-9 -]{4,}")
@@ -43,6 +43,8 @@ _LABEL = re.compile(r"(?:^|[\n|·•,;] ?)(?:T|P|F|M|H|W|C|Ph|Mob) ?[:.] ?$")
 """Before a number in a signature: "T: 040/..."."""
 _ADJACENT = 40
 """Words of the second sort speak of bare digits within so many characters: "call me at", not "(most recent call last)" lines above."""
+_BESIDE = 16
+"""From so near even three groups of three digits are no amount: "call Ann 955 435 455"."""
 _DENIED = 4
 """A word like "order" or "ticket" speaks of a number that is grouped like a phone number only right before it."""
 _RECORD = re.compile(r"@[\w.-]+ ?[,;|\t] ?$")
@@ -92,7 +94,7 @@ def _judged(text: str, start: int, end: int, number: str, digits: str, regions: 
     if (
         "call" in near
         and _GROUPED.fullmatch(number)
-        and not _THOUSANDS.fullmatch(number)
+        and (near["call"] < _BESIDE or not _THOUSANDS.fullmatch(number))
         and (near["call"] < _ADJACENT or re.search(r"[ ().-]", number))
     ):
         return 0.7 - near["call"] / 1000
