@@ -65,9 +65,10 @@ _AFTER = re.compile(
 )
 _UNLISTED = 0.52
 _POSSESSIVE = re.compile(r"['’]s(?!\w)")
-_SIGNED = re.compile(
-    rf"(?:[.!?…)\n0-9€$£] ?[ \n]|,\n)(?:[-~—] ?)?(?P<v>{NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{0,3}})[.!]?\s*\Z"
-)
+_SENTENCE = r"(?:[.!?…)\n0-9€$£] ?[ \n]|,\n)(?:[-~—] ?)?"
+_SIGNATURE = 60
+"""A signature and the end of the sentence before it have at most so many characters."""
+_SIGNED = re.compile(rf"{_SENTENCE}(?P<v>{NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{0,3}})[.!]?\s*\Z")
 _PLACING = re.compile(r"\b(?:in|at|the|your|our|near|of) $")
 """Before "Notting Hill", not before a person."""
 _SUFFIXES = frozenset(
@@ -91,7 +92,9 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
         Finder(f"(?:{TITLES})[. ]", judge.titled, before=10, after=90),
         Finder(rf"(?:{_STATED}){_LINK}{upper}{letters}*", judge.introduced(_INTRODUCTION), before=4, after=90, worth=known.ends_in_any),
         Finder(rf"(?:{_SELF}|{_HERE}) [A-Za-zÀ-ž]{letters}*", judge.called, before=4, after=90, worth=known.ends_in_first),
-        Finder("", judge.signed, before=60),
+        Finder(
+            f"{_SENTENCE}[{UPPER}][A-Za-zÀ-ɏḀ-ỿ_'’-]*", judge.signed, before=0, after=_SIGNATURE, worth=known.holds_first, last=_SIGNATURE
+        ),
         *record_finders(known, judge.acting, rf"(?:{_VERBS}|and I|is|was|has|will|can|could|would) "),
         Finder(
             rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*",
@@ -215,7 +218,7 @@ class _People:
 
     def signed(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A name by itself after the last sentence."""
-        match = _SIGNED.search(text, low) if high == len(text) else None
+        match = _SIGNED.search(text, max(low, len(text) - _SIGNATURE)) if high == len(text) else None
         if match:
             first, *rest = match["v"].split(" ")
             if self.judge.is_alone(first) or (rest and self.judge.is_first(first)):

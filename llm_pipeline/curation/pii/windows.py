@@ -28,7 +28,6 @@ class Finder:
     """`find(text, low, high)` yields values inside `text[low:high]`; each lies within `before` and `after` characters of an anchor."""
 
     anchor: str
-    """Without one the window is the end of each text."""
     find: Callable[[str, int, int], Iterator[Found]]
     before: int = 80
     after: int = 80
@@ -36,21 +35,19 @@ class Finder:
     """A cheap look at the matched string that spares the window where it can hold nothing."""
     digits: bool = False
     """Whether every match of the anchor has a digit, so that a text without one need not be searched."""
+    last: int = 0
+    """How many characters at the end of a text are searched, where not all are."""
 
 
 def windows(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[tuple[Finder, int, int, int]]:
     """(finder, text number, low, high) of the joined neighbourhoods of the anchors' matches, in order for each finder."""
-    for finder in finders:
-        if not finder.anchor:
-            yield from ((finder, i, max(0, len(text) - finder.before), len(text)) for i, text in enumerate(texts))
-    anchored = [finder for finder in finders if finder.anchor]
-    for finder, found in zip(anchored, _matches(anchored, texts), strict=True):
+    for finder, found in zip(finders, _matches(finders, texts), strict=True):
         for i, matched, worth in found:
             yield from ((finder, i, low, high) for low, high in _places(finder, texts[i], matched, worth))
 
 
 def _places(finder: Finder, text: str, matched: Sequence[str], worth: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    at, begun, ended = 0, 0, -1
+    at, begun, ended = len(text) - finder.last if 0 < finder.last < len(text) else 0, 0, -1
     for value, looked_at in zip(matched, worth, strict=True):
         start = text.index(value, at)
         at = start + len(value)
@@ -71,16 +68,21 @@ def _matches(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[Iterab
     """For each finder the texts that its anchor matches, the strings that it matched there, and which of them are worth a look."""
     if len(texts) <= _FEW and all(len(text) <= _SHORT for text in texts):
         for finder in finders:
-            found = ((i, _compiled(finder.anchor).findall(text)) for i, text in enumerate(texts))
+            found = ((i, _compiled(finder.anchor).findall(text[-finder.last :])) for i, text in enumerate(texts))
             yield [(i, matched, [finder.worth is None or finder.worth(value) for value in matched]) for i, matched in found if matched]
         return
     text, frame = pl.col("text"), pl.DataFrame({"text": texts}, {"text": pl.String})
     frame = frame.with_columns(pl.when(text.str.contains("[0-9]")).then(text).alias("numbers"))
-    columns = {True: pl.col("numbers").str, False: text.str}
-    found = frame.select(columns[finder.digits].extract_all(finder.anchor).alias(str(k)) for k, finder in enumerate(finders))
+    found = frame.select(_searched(finder).str.extract_all(finder.anchor).alias(str(k)) for k, finder in enumerate(finders))
     for finder, series in zip(finders, found.iter_columns(), strict=True):
         lists = series.to_arrow()
         yield _worth_a_look(finder, np.diff(lists.offsets.to_numpy()), lists.flatten())
+
+
+def _searched(finder: Finder) -> pl.Expr:
+    """Where the anchor is looked for."""
+    texts = pl.col("numbers" if finder.digits else "text")
+    return texts.str.tail(finder.last) if finder.last else texts
 
 
 def _worth_a_look(finder: Finder, counts: NDArray[np.int64], strings: Any) -> Iterator[tuple[int, Sequence[str], Sequence[bool]]]:
