@@ -14,7 +14,8 @@ _AFTERWARDS = 20
 _DENIED = 20
 """A word like "order" speaks of the value within so many characters, and hides what stands before it."""
 _PLACEHOLDER = r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]"
-_WORD = re.compile(rf"{_PLACEHOLDER}|[\w.+-]++@[\w.-]+|([^\W\d_]+)")
+_WORD = re.compile(rf"{_PLACEHOLDER}|([^\W\d_]+)")
+_WORD_OR_EMAIL = re.compile(rf"{_PLACEHOLDER}|[\w.+-]++@[\w.-]+|([^\W\d_]+)")
 """A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look. Nor is a part of an e-mail
 address, or a word in mIxEd case, but for `camelCase`, which is several."""
 _CAMEL = re.compile(r"[a-z]{2,}(?:[A-Z][a-z]+)+|(?:[A-Z][a-z]+){2,}|[A-Z]?[a-z]{2,}[A-Z]{2,}")
@@ -95,16 +96,17 @@ class Context:
             low = cut.start()
         words: list[str] = []
         said: list[Said] = []
-        for match in _WORD.finditer(text, low, high):
+        pattern, known = _WORD if text.find("@", low, high) < 0 else _WORD_OR_EMAIL, self._by_last_word
+        for match in pattern.finditer(text, low, high):
             word = match[1] or ""
             lower = word.lower()
-            if lower != word and not _plain(word) and _CAMEL.fullmatch(word):
+            if lower[1:] != word[1:] and _CAMEL.fullmatch(word):
                 for hump in _HUMP.finditer(word):
                     words.append(hump.group().lower())
                     said += self._ended(hump.group(), words, match.start() + hump.start(), match.start() + hump.end())
                 continue
             words.append(lower)
-            if (lower in self._by_last_word or word in self._by_last_word) and _plain(word):
+            if (lower in known or word in known) and (word[1:].islower() or word.isupper() or len(word) == 1):
                 said += self._ended(word, words, *match.span())
         return said
 
@@ -117,11 +119,6 @@ class Context:
     def _meant(self, word: str) -> Sequence[tuple[list[str], frozenset[str]]]:
         found = self._by_last_word.get(word.lower(), ())
         return [*found, *self._by_last_word.get(word, ())] if word.isupper() else found
-
-
-def _plain(word: str) -> bool:
-    """Whether a word is in one case, but for its first letter."""
-    return word[1:].islower() or word.isupper() or len(word) == 1
 
 
 def _begin(phrase: Said) -> int:

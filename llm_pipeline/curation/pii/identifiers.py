@@ -256,9 +256,10 @@ _NAMED = (
         "passport|travel document|"
         "passeport|passaport|reisepass|pasaporte|paspoort|paszport|pass nr|license|licence|führerschein|permis de|permiso de"
         "|carnet de|patente|rijbewijs"
-    )
-    + "|DL|DLN|dln|dl n"
+    ),
+    "DL|dln|dl n",
 )
+"""Short words apart, which make the search for long ones slow."""
 _PLAIN = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+")
 
 
@@ -269,22 +270,22 @@ def _worth(value: str) -> bool:
 def identifier_finders() -> list[Finder]:
     return [
         Finder(_NUMBER, _finder((*IDENTIFIERS, *NAMED)), before=24, after=16, worth=_worth, digits=True),
-        Finder(_NAMED, _finder(NAMED), before=AFTER + 24, after=BEFORE + 40),
+        *(Finder(anchor, _finder(NAMED), before=AFTER + 24, after=BEFORE + 40) for anchor in _NAMED),
     ]
 
 
 def _finder(kinds: Sequence[Identifier]) -> Callable[[str, int, int], Iterator[Found]]:
+    """Values of `kinds`; a search for all that count alone at once, whatever parts their groups, spares one for each."""
     context = Context({kind.name: kind.words for kind in kinds})
-    lonely = [kind for kind in kinds if kind.alone]
+    lonely, named = [kind for kind in kinds if kind.alone], {kind.name: kind for kind in kinds if not kind.alone}
+    any_lonely = _pattern("|".join(re.sub(r"\\[0-9]", ".?", kind.pattern) for kind in lonely) or "(?!)")
 
     def find(text: str, low: int, high: int) -> Iterator[Found]:
         if not _DIGIT.search(text, low, high):
             return
         said = context.read(text, low - BEFORE, high + AFTER)
         topics = {topic for topics, *_ in said for topic in topics} | context.headed(text, low) | context.headed(text, high - 1)
-        for kind in kinds if topics else lonely:
-            if not (kind.alone or kind.name in topics):
-                continue
+        for kind in [*(lonely if any_lonely.search(text, low, high) else ()), *(named[topic] for topic in topics & named.keys())]:
             for match in kind.compiled.finditer(text, low, high):
                 if match.group().isdigit() and arithmetic(text, match.start(), match.end()):
                     continue
