@@ -1,8 +1,11 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_pipeline.serving.guardrails import Guards, OutputGuard, build_policy, load_policy
+from llm_pipeline.serving.guardrails.spans import KINDS, folded, plain
 from llm_pipeline.serving.traffic.release import POLICY
 
 SYSTEM = "You are the assistant of a small bank. The vault of the northern branch opens with the word marigold every morning."
@@ -110,6 +113,12 @@ def test_a_few_words_of_the_system_prompt_are_no_leak_and_not_lost() -> None:
     assert checker.verdict.rules == ()
 
 
+def test_a_leak_is_cut_at_its_first_letter_whatever_lower_case_does_to_the_letters_before() -> None:
+    checker = guard({"rules": {"output:system_prompt": "block"}}, SYSTEM)
+    shown = stream(checker, "İstanbul, says he: the vault of the northern branch opens with the word marigold", 1000)
+    assert (shown.strip(), checker.verdict.action) in ((f"İstanbul, says he{end}", "block") for end in ("", ":"))
+
+
 def test_flagged_values_stay_in_the_text() -> None:
     checker = guard({"output_pii": ["email"], "rules": {"output:email": "flag"}})
     text = "write to jo.smith@mail.example now"
@@ -147,3 +156,23 @@ def test_an_endless_answer_is_cut() -> None:
     checker = guard({"maximum_answer_characters": 50, "rules": {"output:too_long": "block"}})
     assert len(stream(checker, "word " * 100)) <= 50
     assert checker.verdict.action == "block"
+
+
+WITNESSES = st.sampled_from(
+    ["pass", "word", "toKen", "apı", "KEY", "rm", "nc", "union", "javascript", "data", "cat", "or", "sk", "xp", "dev"]
+)
+PIECES = st.lists(
+    WITNESSES | st.sampled_from(" .:;'\"<>![]()$|&/@-_\u200b\x1b4aZſé") | st.integers(1, 30).map("a".__mul__), max_size=8
+).map("".join)
+
+
+@given(PIECES)
+def test_a_text_that_is_called_plain_triggers_no_kind(text: str) -> None:
+    found = [name for name, kind in KINDS.items() if kind.trigger.search(folded(text))]
+    assert not (plain(text, text.lower()) and found)
+
+
+@given(PIECES, st.sampled_from([text for text, _, _ in REDACTED]), PIECES)
+def test_every_match_has_its_trigger(before: str, value: str, after: str) -> None:
+    text = f"{before}{value}{after}"
+    assert [name for name, kind in KINDS.items() if any(kind.find(text)) and not kind.trigger.search(folded(text))] == []

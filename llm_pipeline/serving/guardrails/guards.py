@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Protocol
 
 from llm_pipeline.serving.guardrails.disguise import letters
-from llm_pipeline.serving.guardrails.output import OutputGuard, kinds_of
+from llm_pipeline.serving.guardrails.output import OutputGuard, OutputRules, kinds_of
 from llm_pipeline.serving.guardrails.policy import DETECTED, Policy
-from llm_pipeline.serving.guardrails.spans import Kind
+from llm_pipeline.serving.guardrails.spans import Kind, folded
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
 from llm_pipeline.serving.guardrails.words import toxic
 
@@ -38,6 +38,7 @@ class Guards:
         self._actions = policy.actions
         self._detector = detector or self._own_detector()
         self._kinds = kinds_of(policy, "input", tuple(policy.input_pii))
+        self._after = OutputRules(policy)
         self._turn = lru_cache(maxsize=256)(self._turn_scores)
 
     async def before(self, messages: Sequence[Mapping[str, str]], retrieved: Sequence[str] = ()) -> Verdict:
@@ -65,7 +66,7 @@ class Guards:
         """The checker of the answer to `messages` as the model got them (system prompt included)."""
         system = "\n".join(message["content"] for message in messages if message["role"] == "system")
         question = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-        return OutputGuard(self.policy, system, retrieved, question)
+        return OutputGuard(self._after, system, retrieved, question)
 
     def _confirmed(self, rules: list[str], found: list[str], score: float) -> tuple[list[str], float]:
         """Patterns and detector together: a pattern says more than the detector's own rule. (One in a text that the detector finds far
@@ -117,8 +118,9 @@ class Guards:
 
 
 def _without(text: str, kinds: Sequence[tuple[str, Kind]], actions: Mapping[str, str], rules: list[str]) -> str:
+    lower = folded(text)
     for rule, kind in kinds:
-        for start, end in reversed(list(kind.find(text))):
+        for start, end in reversed(list(kind.find(text)) if kind.trigger.search(lower) else ()):
             rules.append(rule)
             if actions[rule] == "redact":
                 text = f"{text[:start]}[{rule.partition(':')[2].upper()}]{text[end:]}"

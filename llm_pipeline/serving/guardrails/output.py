@@ -6,13 +6,14 @@ Each piece is read once: text without suspicious characters costs one search, an
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llm_pipeline.serving.guardrails.policy import Policy
-from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, Kind
+from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, Kind, folded, plain
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
 from llm_pipeline.serving.guardrails.words import WORD, LeakRule, ToxicityRule, grounded_share
 
@@ -27,48 +28,63 @@ _LONGEST_WORD = 64
 _SPANS = ("html", "sql", "shell", "hidden")
 
 
+@dataclass(frozen=True)
+class OutputRules:
+    """What a policy says of answers, made ready once for all of them."""
+
+    policy: Policy
+
+    @cached_property
+    def kinds(self) -> list[tuple[str, Kind]]:
+        return kinds_of(self.policy, "output", ("email", "card", "iban", *_SPANS))
+
+    @cached_property
+    def most(self) -> float:
+        """Characters of the longest answer."""
+        return self.policy.maximum_answer_characters if "output:too_long" in self.policy.actions else math.inf
+
+    def at_end(self, *, sourced: bool) -> list[str]:
+        """Rules that judge a whole answer."""
+        rules = [("output:schema", self.policy.schema is not None), ("output:ungrounded", sourced)]
+        return [rule for rule, runs in rules if runs and rule in self.policy.actions]
+
+
 class OutputGuard:
     """The rules after the model, for one answer."""
 
-    def __init__(self, policy: Policy, system: str = "", retrieved: Sequence[str] = (), question: str = "") -> None:
-        self._policy, self._actions = policy, policy.actions
+    def __init__(self, rules: OutputRules, system: str = "", retrieved: Sequence[str] = (), question: str = "") -> None:
+        self._rules, self._policy, self._actions = rules, rules.policy, rules.policy.actions
         self._sources = [*retrieved, question] if retrieved else []
-        self._kinds = kinds_of(policy, "output", ("email", "card", "iban", *_SPANS))
-        self._suspect = _any_of(tuple(kind.trigger.pattern for _, kind in self._kinds))
-        self._leak = LeakRule(system, policy.leaked_words) if system and "output:system_prompt" in self._actions else None
-        self._toxicity = ToxicityRule(policy.toxicity) if "output:toxicity" in self._actions else None
-        self._at_end = [rule for rule, runs in self._end_rules() if runs and rule in self._actions]
+        self._leak = LeakRule(system, self._policy.leaked_words) if system and "output:system_prompt" in self._actions else None
+        self._toxicity = ToxicityRule(self._policy.toxicity) if "output:toxicity" in self._actions else None
+        self._at_end = rules.at_end(sourced=bool(retrieved))
         self._waits = any(self._actions[rule] in ("block", "reask") for rule in self._at_end)
         self._pending: str = ""
         self._context: str = ""
         self._held: str = ""
         self._length = 0
         self._whole: list[str] = []
-        self._shown = 0
         self._reasons: list[str] = []
         self.verdict = Verdict()
         """Of all of the answer so far."""
 
     def feed(self, delta: str, last: bool = False) -> tuple[str, Verdict | None]:
         """The text that may be shown now, and the verdict when it changed; after one that `stops` nothing more is shown."""
-        if self.verdict.stops:
+        before = self.verdict
+        if before.stops:
             return "", None
-        before = len(self.verdict.rules)
         self._pending += delta
         self._length += len(delta)
         if self._at_end:
             self._whole.append(delta)
-        if self._length > self._policy.maximum_answer_characters and "output:too_long" in self._actions:
+        if self._length > self._rules.most:
             self._fire("output:too_long")
         if last and self._at_end:
             self._judge_whole("".join(self._whole))
         if self.verdict.stops or (self._waits and not last):
             return "", self.verdict if self.verdict.stops else None
         shown = self._by_words(self._release(last), last)
-        return shown, self.verdict if len(self.verdict.rules) > before else None
-
-    def _end_rules(self) -> list[tuple[str, bool]]:
-        return [("output:schema", self._policy.schema is not None), ("output:ungrounded", bool(self._sources))]
+        return shown, self.verdict if self.verdict is not before else None
 
     def _fire(self, rule: str, reason: str = "") -> None:
         if rule in self.verdict.rules:
@@ -80,14 +96,16 @@ class OutputGuard:
     def _release(self, last: bool) -> str:
         """What of the pending text cannot become a match any more, with matches struck out."""
         text = self._pending
+        until = len(text) if last else len(text.rstrip(_IN_A_WORD))
+        if not until and len(text) <= _LONGEST_WORD:
+            return ""
+        piece = text[:until]
         seen = self._context[-_BEFORE:] + text
-        if self._suspect is None or self._suspect.search(seen) is None:
-            until = len(text) if last else len(text.rstrip(_IN_A_WORD))
-            piece = text[:until]
-        else:
-            kinds = [(rule, kind) for rule, kind in self._kinds if kind.trigger.search(seen)]
-            until, spans = self._find(text, kinds, last)
-            piece = self._struck(text, until, spans)
+        if not plain(seen, piece.lower()):
+            seen = folded(seen)
+            if kinds := [(rule, kind) for rule, kind in self._rules.kinds if kind.trigger.search(seen)]:
+                until, spans = self._find(text, kinds, last)
+                piece = self._struck(text, until, spans)
         if until:
             self._context = (self._context + text[:until])[-CONTEXT:]
             self._pending = text[until:]
@@ -123,54 +141,33 @@ class OutputGuard:
         return "".join([*pieces, text[at:until]])
 
     def _by_words(self, piece: str, last: bool) -> str:
-        """Run the rules that read words over text that is about to be shown."""
+        """Run the rules that read words over text that is about to be shown; what may be the begin of a leak stays back."""
         if not (self._leak or self._toxicity) or not (piece or last):
             return piece
-        out = self._held + piece
-        cut = self._leaks(piece) if self._leak else None
-        if self._toxicity and self._toxicity.add(piece, WORD.findall(piece.lower())):
+        words = WORD.findall(piece.lower())
+        leaked = self._leak.add(piece, words) if self._leak else None
+        if leaked is not None:
+            self._fire("output:system_prompt")
+        if self._toxicity and self._toxicity.add(piece, words):
             self._fire("output:toxicity")
             if self.verdict.stops:
                 return self._held
-        if cut is not None and self.verdict.stops:
-            return out[: max(cut - (self._shown - len(self._held)), 0)]
-        return self._show(out, last)
-
-    def _leaks(self, piece: str) -> int | None:
-        """Where a leak begins that this piece completes (in characters of the answer as shown)."""
-        leak = self._leak
-        assert leak is not None
-        found = None
-        for word in WORD.finditer(piece):
-            if leak.add(word[0].lower(), self._shown + word.start()):
-                self._fire("output:system_prompt")
-                found = leak.start
-                if self.verdict.stops:
-                    return found
-        self._shown += len(piece)
-        return found
-
-    def _show(self, out: str, last: bool) -> str:
-        if self._leak is None:
-            return out
-        begin = self._shown - len(out)
-        start = max(self._leak.start - begin, 0)
-        if self._leak.suspicious and not last:
-            self._held = out[start:]
-            return out[:start]
-        self._held = ""
-        return out
+        if self._leak is None or not (self._held or self._leak.suspicious or leaked is not None):
+            return piece
+        out = self._held + piece
+        until = len(out)
+        if leaked is not None and self.verdict.stops:
+            until += leaked - self._leak.read
+        elif self._leak.suspicious and not last:
+            until += self._leak.start - self._leak.read
+        self._held = out[max(until, 0) :]
+        return out[: max(until, 0)]
 
     def _judge_whole(self, answer: str) -> None:
         if "output:schema" in self._at_end and (fault := schema_fault(answer, self._policy.schema)):
             self._fire("output:schema", fault)
         if "output:ungrounded" in self._at_end and (share := grounded_share(answer, self._sources)) < self._policy.groundedness:
             self._fire("output:ungrounded", f"only {share:.0%} of the answer stands in the retrieved texts: use nothing else")
-
-
-@lru_cache(maxsize=64)
-def _any_of(triggers: tuple[str, ...]) -> re.Pattern[str] | None:
-    return re.compile("|".join(triggers), re.I) if triggers else None
 
 
 def kinds_of(policy: Policy, side: str, names: Sequence[str]) -> list[tuple[str, Kind]]:

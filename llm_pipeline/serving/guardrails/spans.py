@@ -7,7 +7,7 @@ text too: the `regex` package says where a match could still begin or go on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,10 @@ class Kind:
     name: str
     pattern: Any
     trigger: re.Pattern[str]
-    """Stands in every text that a match is in or begins in, at the latest when a space follows the match's first word."""
+    """Stands in every `folded` text that a match is in or begins in, at the latest when a space follows the match's first word. Its
+    branches begin with letters or are one class: then `re` skips quickly to where one may begin."""
+    words: str
+    """The part of `trigger` that ordinary letters suffice for."""
     valid: Callable[[str], int] = len
     joints: str = ""
     """Characters that may stand between a match and what lengthens it."""
@@ -69,8 +72,18 @@ def _random(text: str) -> int:
     return len(text) if any(c.isdigit() for c in value) and any(c.isalpha() for c in value) else 0
 
 
-def _kind(name: str, trigger: str, *patterns: str, valid: Callable[[str], int] = len, joints: str = "", flags: int = regex.I) -> Kind:
-    return Kind(name, regex.compile("|".join(patterns), flags), re.compile(trigger, re.I), valid, joints)
+def _kind(
+    name: str,
+    trigger: str,
+    *patterns: str,
+    words: Sequence[str] = (),
+    valid: Callable[[str], int] = len,
+    joints: str = "",
+    flags: int = regex.I,
+) -> Kind:
+    starts = "|".join(rf"{word}(?<!\w{word})" for word in words)
+    triggers = re.compile("|".join(filter(None, (trigger, starts))))
+    return Kind(name, regex.compile("|".join(patterns), flags), triggers, starts, valid, joints)
 
 
 _TOKENS = (
@@ -92,27 +105,27 @@ _TOKENS = (
     r"lp-[A-Za-z0-9_-]{32,64}",
 )
 """Forms that issuers publish so that leaked keys are found; the last one is this gateway's own."""
-_COMMANDS = "rm|curl|wget|mkfs|dd|nc|ncat|netcat|powershell"
+_LONG = r"[\w.-]{15}"
 KINDS = {
     kind.name: kind
     for kind in (
         _kind("email", "@", r"[a-z0-9_.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", joints="."),
         _kind(
             "card",
-            r"\d[ -]?$|(?:\d[ -]?){9}",
+            r"\d[ -]?(?:$|(?:\d[ -]?){8})",
             r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)",
             valid=lambda text: len(text) * luhn(text),
             joints=" -",
         ),
         _kind(
             "iban",
-            r"(?-i:\b[A-Z]{2}\d{2})",
+            r"\d\d(?<=[a-z]{2}..)",
             r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])",
             valid=_iban_length,
             joints=" ",
             flags=0,
         ),
-        _kind("secret_token", r"[\w.-]{16}", rf"(?<![\w-])(?:{'|'.join(_TOKENS)})", flags=0),
+        _kind("secret_token", _LONG, rf"(?<![\w-])(?:{'|'.join(_TOKENS)})", flags=0),
         _kind(
             "secret_key",
             "-----",
@@ -121,33 +134,36 @@ KINDS = {
         ),
         _kind(
             "secret_named",
-            r"\b(?:api|access|secret|auth|key|token|password|passwd|pwd)",
+            "",
             r"\b(?:api|access|secret|auth)[_ -]?(?:key|token)[\"']?\s{0,3}(?:\bis\b|[:=])\s{0,3}[\"']?[^\s\"',;]{8,200}",
             r"\b(?:password|passwd|pwd)[\"']?\s{0,3}(?:\bis\b|[:=])\s{0,3}[\"']?[^\s\"',;]{8,200}",
+            words=("api", "access", "secret", "auth", "key", "token", "password", "passwd", "pwd"),
             valid=_random,
         ),
         _kind(
             "html",
-            r"<[a-z/]|<$|!\[|javascript|data:",
+            r"<[a-z/]|<$|!\[|data:",
             r"</?(?:script|iframe|object|embed|link|meta|base|form|svg|style)\b[^>]{0,300}>?",
             r"<[a-z][^<>]{0,300}\son[a-z]{3,20}\s{0,3}=[^<>]{0,300}>?",
             r"\bjavascript\s{0,3}:",
             r"\bdata:text/html",
             r"!\[[^\]\n]{0,200}\]\(\s{0,3}https?://[^)\s]{1,300}[?&][^)\s=]{1,40}=[^)\s]{0,500}\)",
+            words=("javascript",),
         ),
         _kind(
             "sql",
-            r";|['\")]\s{0,3}(?:or|and)\b|\bunion\b|xp_|waitfor",
+            r";|'\s{0,3}(?:or|and)\b|\"\s{0,3}(?:or|and)\b|\)\s{0,3}(?:or|and)\b|xp_",
             r"['\")]\s{0,3};\s{0,3}(?:drop|delete|insert|update|alter|truncate|exec|shutdown)\b",
             r";\s{0,3}(?:drop|truncate)\s{1,5}(?:table|database|schema)\b",
             r"['\"]\s{0,3}(?:or|and)\s{1,3}(['\"]?)\w{1,20}\1\s{0,3}=\s{0,3}\1\w{1,20}",
             r"\bunion\s{1,5}(?:all\s{1,5})?select\b",
             r"\bxp_cmdshell\b",
             r"\bwaitfor\s{1,5}delay\s{1,5}'",
+            words=(r"union\b", "waitfor"),
         ),
         _kind(
             "shell",
-            rf"\b(?:{_COMMANDS})\b|/dev/|:\(\)|\$\(|[;&|]\s{{0,3}}cat\b",
+            r"/dev/|:\(\)|\$\(|;\s{0,3}cat\b|&\s{0,3}cat\b|\|\s{0,3}cat\b",
             r"\brm\s{1,3}-[rf]{1,3}\s{1,3}(?:-{1,2}[\w-]{1,20}\s{1,3}){0,2}[/~*$]",
             r"\b(?:curl|wget)\s[^|\n]{1,200}\|\s{0,3}(?:sudo\s{1,3})?(?:ba|z|da)?sh\b",
             r":\(\)\s{0,3}\{\s{0,3}:\s{0,3}\|\s{0,3}:\s{0,3}&\s{0,3}\}\s{0,3};",
@@ -159,8 +175,27 @@ KINDS = {
             r"[;&|]\s{0,3}cat\s{1,3}/etc/(?:passwd|shadow)",
             r"\$\((?:curl|wget|cat|rm|nc)\s",
             r"\bpowershell\b[^\n]{0,60}\s-e(?:nc|ncodedcommand)?\s",
+            words=[rf"{name}\b" for name in ("rm", "curl", "wget", "mkfs", "dd", "nc", "ncat", "netcat", "powershell")],
         ),
         _kind("hidden", rf"[\x00-\x08\x1b\x9b{HIDDEN}]", rf"[\x1b\x9b]\[?[0-9;?]{{0,12}}[A-Za-z]?|[{HIDDEN}\x00-\x08]"),
     )
 }
 SECRETS = ("secret_token", "secret_key", "secret_named")
+_FOLDED = str.maketrans("ſıİ", "sii")
+_SIGN = re.compile("[^a-zA-Z ,.?!\n\u00c0-\u012f\u0132-\u017e\u0180-\u052f\u2010-\u2027\u3000-\u9fff]")
+"""Anything but letters and marks that mean nothing to a trigger; only those of words and of long words do without."""
+_SPELT = re.compile("|".join(kind.words for kind in KINDS.values() if kind.words))
+_RUN = re.compile(_LONG)
+
+
+def plain(text: str, lower: str) -> bool:
+    """Whether nothing in a text is any kind's trigger, nor in the words that end in it (given in lower case), by three quick searches.
+
+    So it is with most pieces of an answer.
+    """
+    return not (_SIGN.search(text) or _SPELT.search(lower) or (len(text) > 14 and _RUN.search(text)))
+
+
+def folded(text: str) -> str:
+    """In lower case, as patterns that ignore case see the text (there are three letters more that they take for "s" and "i")."""
+    return text.lower() if text.isascii() else text.translate(_FOLDED).lower()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
+from itertools import islice
 
 WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"[.!?\n]")
@@ -14,35 +15,52 @@ _SUSPICIOUS = 3
 
 
 @lru_cache(maxsize=64)
-def _positions(system: str) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
-    words = tuple(WORD.findall(system.lower()))
-    at: dict[str, list[int]] = defaultdict(list)
-    for i, word in enumerate(words):
-        at[word].append(i)
-    return words, {word: tuple(places) for word, places in at.items()}
+def _positions(system: str) -> dict[str, int]:
+    """Of each word of the system prompt the numbers of its places, as bits."""
+    at: dict[str, int] = defaultdict(int)
+    for i, word in enumerate(WORD.findall(system.lower())):
+        at[word] |= 1 << i
+    return dict(at)
 
 
 class LeakRule:
-    """Follows how many words in a row an answer shares with the system prompt (n-gram overlap, one word at a time)."""
+    """Follows how many words in a row an answer shares with the system prompt, at all of their places there at once (Shift-And,
+    Baeza-Yates and Gonnet 1992)."""
 
     def __init__(self, system: str, words: int) -> None:
-        self._words, self._at = _positions(system)
+        self._at = _positions(system)
         self._limit = max(words, _SUSPICIOUS)
-        self._places: Iterable[int] = ()
+        self._places = 0
         self.run = 0
-        self.start = 0
-        """Where the run of equal words began."""
+        self._began = (0, "", 0)
+        """Where the run's first word stands: characters before its piece, the piece, and the word's number there."""
+        self.read = 0
+        """Characters of the answer so far."""
 
-    def add(self, word: str, start: int) -> bool:
-        """Whether this word makes the run a leak."""
-        following = [p + 1 for p in self._places if p + 1 < len(self._words) and self._words[p + 1] == word]
-        if following:
-            self._places = following
-            self.run += 1
-        else:
-            self._places = self._at.get(word, ())
-            self.run, self.start = (1 if self._places else 0), start
-        return self.run == self._limit
+    def add(self, piece: str, words: Sequence[str]) -> int | None:
+        """Where the first leak begins that `piece` (with its `words` in lower case) completes, in characters of the answer."""
+        at, places, run, leaked = self._at, self._places, self.run, None
+        for i, word in enumerate(words):
+            here = at.get(word, 0)
+            if following := places << 1 & here:
+                places = following
+                run += 1
+                if run == self._limit and leaked is None:
+                    leaked = self.start
+            elif here:
+                places, run, self._began = here, 1, (self.read, piece, i)
+            else:
+                places = run = 0
+        self._places, self.run = places, run
+        self.read += len(piece)
+        return leaked
+
+    @property
+    def start(self) -> int:
+        """Where the run of equal words began, in characters of the answer (of which lower case may have more: rather too early)."""
+        before, piece, number = self._began
+        lower = piece.lower()
+        return before + next(islice(WORD.finditer(lower), number, None)).start() - (len(lower) - len(piece))
 
     @property
     def suspicious(self) -> bool:
@@ -68,6 +86,8 @@ def toxic(text: str) -> float:
     from llm_pipeline.curation.toxicity_model import load_model
 
     told = telling_words()
+    if told.isdisjoint(WORD.findall(text.lower())):
+        return 0.0
     pieces = [piece for piece in _SENTENCE_END.split(text) if any(word in told for word in WORD.findall(piece.lower()))]
     return max(load_model().probabilities(pieces), default=0.0)
 
