@@ -57,7 +57,8 @@ _INSERT = re.compile(r"\(([\w\s,\"`\[\]]{3,400})\)\s{0,20}$")
 
 def _insert(text: str, at: int) -> Head | None:
     """The columns of the INSERT statement of SQL around place `at`."""
-    values, row = text.rfind("VALUES", max(0, at - _STATEMENT), at), text.rfind("(", max(0, at - _STATEMENT), at) + 1
+    row = text.rfind("(", max(0, at - _STATEMENT), at) + 1
+    values = text.rfind("VALUES", max(0, at - _STATEMENT), at) if row else -1
     if not 0 <= values < row or not (listed := _INSERT.search(text, max(0, values - 450), values)):
         return None
     return Head(",", tuple(cell.strip(' "`[]\n') for cell in listed[1].split(",")), row)

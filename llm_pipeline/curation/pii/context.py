@@ -100,7 +100,7 @@ class Context:
         for match in pattern.finditer(text, low, high):
             word = match[1] or ""
             lower = word.lower()
-            if lower[1:] != word[1:] and _CAMEL.fullmatch(word):
+            if lower != word and lower[1:] != word[1:] and _CAMEL.fullmatch(word):
                 for hump in _HUMP.finditer(word):
                     words.append(hump.group().lower())
                     said += self._ended(hump.group(), words, match.start() + hump.start(), match.start() + hump.end())

@@ -110,7 +110,7 @@ class _People:
     """What a judge of words finds with the words around."""
 
     def __init__(self, judge: Judge) -> None:
-        self.judge = judge
+        self.judge, self.things, self.words = judge, _SUFFIXES | judge.never, judge.common | judge.places
 
     def full(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A first name and what may be a last name inside a run of capitalised words; other words before and after do not belong to it."""
@@ -139,14 +139,14 @@ class _People:
         j = i + 1
         while j < len(words) - 1 and self._links(words, j):
             j += 1
-        if words[j].endswith(".") or words[j][0].islower() or (j + 1 < len(words) and words[j + 1].lower() in _SUFFIXES | self.judge.never):
+        if words[j].endswith(".") or words[j][0].islower() or (j + 1 < len(words) and words[j + 1].lower() in self.things):
             return 0, 0.0
         listed = self.judge.is_last(words[j]) or (words[j].lower() in self.judge.also_last and words[i].lower() not in self.judge.common)
         linked = j > i + 1 and not self.judge.is_first(words[j - 1])
         if len(words[i]) < 3 and not self.judge.is_last(words[j]):
             return 0, 0.0
         if not listed and not (
-            self.judge.may_be_last(words[j]) and (linked or words[i].lower() not in self.judge.common | self.judge.places)
+            self.judge.may_be_last(words[j]) and (linked or words[i].lower() not in self.words)
         ):
             return 0, 0.0
         if j + 1 < len(words) and self.judge.is_last(words[j + 1]) and words[j + 1].lower() not in self.judge.first:

@@ -113,7 +113,7 @@ def _finder(name: str, pattern: re.Pattern[str], anchor: str, score: float = 0.8
 
 def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str, int, int], Iterator[Found]]:
     """A common suffix (Street) counts alone; a rare one (Spurs) with a flat, a postcode, a person's name, or words of living before it."""
-    first, last = names(tuple(locales))
+    listed = frozenset.union(*names(tuple(locales)))
 
     def find(text: str, low: int, high: int) -> Iterator[Found]:
         for match in pattern.finditer(text, low, high):
@@ -122,7 +122,7 @@ def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str,
             elif _YEAR.match(match.group()):
                 continue
             elif _LIVING.search(text, max(0, match.start() - 60), match.start()) or (
-                not match["comma"] and match["name"].strip().lower() in first | last
+                not match["comma"] and match["name"].strip().lower() in listed
             ):
                 yield match.start(), match.end(), 0.87, "STREET_ADDRESS", "street"
 
