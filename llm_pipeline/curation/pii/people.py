@@ -145,9 +145,7 @@ class _People:
         linked = j > i + 1 and not self.judge.is_first(words[j - 1])
         if len(words[i]) < 3 and not self.judge.is_last(words[j]):
             return 0, 0.0
-        if not listed and not (
-            self.judge.may_be_last(words[j]) and (linked or words[i].lower() not in self.words)
-        ):
+        if not listed and not (self.judge.may_be_last(words[j]) and (linked or words[i].lower() not in self.words)):
             return 0, 0.0
         if j + 1 < len(words) and self.judge.is_last(words[j + 1]) and words[j + 1].lower() not in self.judge.first:
             j += 1
