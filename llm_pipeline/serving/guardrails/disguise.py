@@ -31,8 +31,8 @@ _LATIN = re.compile("[A-Za-z]")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _KEYWORDS = re.compile(r"vtaber|cerivbhf|vafgehpgvbaf|cebzcg|flfgrz|erirny|snoevp")
 _BACKWARDS = re.compile(r"\b(?:snoitcurtsni|tpmorp|suoiverp|erongi|metsys|laever|selur)\b")
-_ODD = re.compile(r"[\d@$%&\\]|\S{16}|\b\w([ ._\-*])\w\1\w\1")
-"""Stands in every text that a code, gaps or digits for letters hide."""
+_ODD = re.compile(r"[\d@$%&\\]")
+_GAPS = re.compile(r"([ ._\-*])(?<=\b\w.)\w\1\w\1")
 
 
 _FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{1,6}\U000e007f")
@@ -58,7 +58,7 @@ def hides(text: str) -> bool:
 def reveal(text: str) -> str:
     """The text in one form of letters, with hidden words made readable."""
     plain = letters(text)
-    if _ODD.search(plain):
+    if _odd(plain):
         plain = _decoded(plain)
     lower = plain.lower()
     if _BACKWARDS.search(lower):
@@ -66,6 +66,11 @@ def reveal(text: str) -> str:
     if _KEYWORDS.search(lower):
         plain = f"{plain} {codecs.decode(plain, 'rot13')}"
     return plain
+
+
+def _odd(text: str) -> bool:
+    """Whether a code, gaps or digits for letters may hide something."""
+    return bool(_ODD.search(text) or _GAPS.search(text)) or max(map(len, text.split()), default=0) > 15
 
 
 def _decoded(text: str) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
+from struct import Struct
 from zlib import crc32
 
 import numpy as np
@@ -51,14 +51,14 @@ def _mixed(*numbers: int) -> int:
 
 _FACTORS = np.zeros((_REACH, 3, len(_KINDS)), np.uint64)
 """A feature's number is a sum of its words' numbers (of the word, of its meaning, and whether it is heavy) times these, mixed."""
-_HEAVY = np.zeros((_REACH, len(_KINDS)), np.float32)
-_LEAST = np.array([least for _, _, least in _KINDS], np.float32)
+_HEAVY = np.zeros((_REACH, len(_KINDS)), np.int64)
+_LEAST = np.array([least for _, _, least in _KINDS])
 for _k, (_of, _places, _) in enumerate(_KINDS):
     for _place in _places:
         _FACTORS[_place, int(_of == "meaning"), _k] = _mixed(_k, _place) | 1
         _HEAVY[_place, _k] = 1
-_NEXT = np.arange(_REACH)
-_END = (0, 0, (1 << 64) - _REACH) * (_REACH - 1)
+_PACKED = Struct("=QQq").pack
+_END = _PACKED(0, 0, -_REACH) * (_REACH - 1)
 """After the last word: what reaches there is no feature."""
 
 
@@ -74,13 +74,14 @@ class Meanings:
         return int(self.classes[at]) if at < len(self.words) and self.words[at] == hashed else 0
 
     @cached_property
-    def look(self) -> Callable[[str], tuple[int, int, int]]:
-        """The numbers of a word, of its meaning, and whether it is heavy; remembered, as most words are of a few thousand."""
+    def look(self) -> Callable[[str], bytes]:
+        """The numbers of a word, of its meaning, and whether it is heavy, as an array holds them; remembered, as most words are of a few
+        thousand."""
         return lru_cache(maxsize=8192)(self._numbers)
 
-    def _numbers(self, word: str) -> tuple[int, int, int]:
+    def _numbers(self, word: str) -> bytes:
         own, kind = _mixed(word_hash(word)), self.of(word)
-        return own, _mixed(kind, 1) if kind else own, int(word.isalnum() and word not in _LIGHT)
+        return _PACKED(own, _mixed(kind, 1) if kind else own, word.isalnum() and word not in _LIGHT)
 
     @cached_property
     def letters(self) -> Callable[[str], tuple[int, ...]]:
@@ -97,11 +98,18 @@ class Meanings:
 
 @dataclass(frozen=True)
 class Features:
-    """Feature numbers and the places (word numbers, rising but for those of letters) where they stand; `words` counts the places."""
+    """Feature numbers, which of all that were found they are, and how many words there are."""
 
     ids: Ids
-    places: Ids
+    chosen: Ids
     words: int
+    spelt: Sequence[int]
+    """Words that features of letters are of, which were found after all others."""
+
+    @cached_property
+    def places(self) -> Ids:
+        """Numbers of the words where the features stand (rising but for those of letters)."""
+        return np.append(np.repeat(np.arange(self.words), len(_KINDS)), np.array(self.spelt, np.int64)).take(self.chosen)
 
 
 def tokens(text: str) -> list[str]:
@@ -124,19 +132,20 @@ def features(text: str, meanings: Meanings) -> Features:
     often says it no louder."""
     words = ["<s>", *tokens(text)]
     count = len(words)
-    numbers = np.fromiter(chain(chain.from_iterable(map(meanings.look, words)), _END), np.uint64).reshape(-1, 3)
-    around = numbers.take(np.arange(count)[:, None] + _NEXT, 0)
-    mixed = around.reshape(count, -1) @ _FACTORS.reshape(-1, len(_KINDS))
+    numbers = np.frombuffer(b"".join([*map(meanings.look, words), _END]), np.uint64)
+    around = np.ndarray((count, _REACH * 3), np.uint64, numbers, strides=(24, 8))
+    mixed = around @ _FACTORS.reshape(-1, len(_KINDS))
     mixed ^= mixed >> _HALF
     mixed *= _MIX
     mixed >>= _REST
-    mixed *= around[:, :, 2].view(np.int64).astype(np.float32) @ _HEAVY >= _LEAST
-    ids, places = mixed.view(np.int64).ravel(), np.repeat(np.arange(count), len(_KINDS))
-    unknown = np.flatnonzero(numbers[:count, 0] * numbers[:count, 2] == numbers[:count, 1]).tolist()
-    if letters := [(found, i) for i in unknown for found in meanings.letters(words[i])]:
-        more = np.array(letters)
-        ids, places = np.concatenate([ids, more[:, 0]]), np.concatenate([places, more[:, 1]])
+    mixed *= around.view(np.int64)[:, 2::3] @ _HEAVY >= _LEAST
+    ids = mixed.view(np.int64).ravel()
+    letters = [(found, i) for i, word in enumerate(words) for found in meanings.letters(word)]
+    if letters:
+        ids = np.concatenate([ids, np.array([found for found, _ in letters])])
     order = ids.argsort(kind="stable")
     ids = ids.take(order)
-    first = np.concatenate([ids[:1] != NOTHING, ids[1:] != ids[:-1]])
-    return Features(ids[first], places[order[first]], count)
+    first = np.empty(len(ids), bool)
+    first[0] = ids[0] != NOTHING
+    np.not_equal(ids[1:], ids[:-1], out=first[1:])
+    return Features(ids[first], order[first], count, [i for _, i in letters])

@@ -38,6 +38,7 @@ class Guards:
         self._actions = policy.actions
         self._detector = detector or self._own_detector()
         self._kinds = kinds_of(policy, "input", tuple(policy.input_pii))
+        self._patterns = {f"input:{name}" for name in policy.injection}
         self._after = OutputRules(policy)
         self._turn = lru_cache(maxsize=256)(self._turn_scores)
 
@@ -71,7 +72,7 @@ class Guards:
     def _confirmed(self, rules: list[str], found: list[str], score: float) -> tuple[list[str], float]:
         """Patterns and detector together: a pattern says more than the detector's own rule. (One in a text that the detector finds far
         from any attack is not looked for: someone quotes or asks about one.)"""
-        if {f"input:{name}" for name in self.policy.injection} & set(rules):
+        if rules and not self._patterns.isdisjoint(rules):
             found = [rule for rule in found if rule not in ("input:injection", "input:jailbreak")]
             score = max(score, 0.5 + score / 2)
         return rules + found, score
@@ -102,6 +103,8 @@ class Guards:
 
     def _passages(self, retrieved: Sequence[str]) -> tuple[tuple[int, ...], float]:
         """Numbers of the passages that may be used, and the highest score of any."""
+        if not retrieved:
+            return (), 0.0
         every = tuple(range(len(retrieved)))
         if self._detector is None or "input:indirect" not in self._actions:
             return every, 0.0
