@@ -15,7 +15,7 @@ from typing import Any
 from llm_pipeline.serving.guardrails.policy import Policy
 from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, Kind, folded, plain
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
-from llm_pipeline.serving.guardrails.words import WORD, LeakRule, ToxicityRule, grounded_share
+from llm_pipeline.serving.guardrails.words import LeakRule, ToxicityRule, grounded_share, words_of
 
 Span = tuple[int, int, str]
 """Start, end, rule."""
@@ -144,7 +144,7 @@ class OutputGuard:
         """Run the rules that read words over text that is about to be shown; what may be the begin of a leak stays back."""
         if not (self._leak or self._toxicity) or not (piece or last):
             return piece
-        words = WORD.findall(piece.lower())
+        words = words_of(piece)
         leaked = self._leak.add(piece, words) if self._leak else None
         if leaked is not None:
             self._fire("output:system_prompt")

@@ -8,17 +8,24 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import islice
 
-WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+")
+_ASCII_WORD = re.compile("[a-z0-9]+")
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _SUSPICIOUS = 3
 """So many words of the system prompt in a row are held back until it is clear whether they are a leak."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case."""
+    lower = text.lower()
+    return (_ASCII_WORD if lower.isascii() else _WORD).findall(lower)
 
 
 @lru_cache(maxsize=64)
 def _positions(system: str) -> dict[str, int]:
     """Of each word of the system prompt the numbers of its places, as bits."""
     at: dict[str, int] = defaultdict(int)
-    for i, word in enumerate(WORD.findall(system.lower())):
+    for i, word in enumerate(words_of(system)):
         at[word] |= 1 << i
     return dict(at)
 
@@ -60,7 +67,7 @@ class LeakRule:
         """Where the run of equal words began, in characters of the answer (of which lower case may have more: rather too early)."""
         before, piece, number = self._began
         lower = piece.lower()
-        return before + next(islice(WORD.finditer(lower), number, None)).start() - (len(lower) - len(piece))
+        return before + next(islice(_WORD.finditer(lower), number, None)).start() - (len(lower) - len(piece))
 
     @property
     def suspicious(self) -> bool:
@@ -86,9 +93,9 @@ def toxic(text: str) -> float:
     from llm_pipeline.curation.toxicity_model import load_model
 
     told = telling_words()
-    if told.isdisjoint(WORD.findall(text.lower())):
+    if told.isdisjoint(words_of(text)):
         return 0.0
-    pieces = [piece for piece in _SENTENCE_END.split(text) if any(word in told for word in WORD.findall(piece.lower()))]
+    pieces = [piece for piece in _SENTENCE_END.split(text) if not told.isdisjoint(words_of(piece))]
     return max(load_model().probabilities(pieces), default=0.0)
 
 
@@ -120,10 +127,10 @@ _COMMON = frozenset(
 
 def grounded_share(answer: str, sources: Sequence[str]) -> float:
     """Share of an answer's content words (by their first six letters) and numbers that stand in the sources; 1 when it has too few."""
-    claimed = {_stem(word) for word in WORD.findall(answer.lower()) if word not in _COMMON and (len(word) > 3 or word.isdigit())}
+    claimed = {_stem(word) for word in words_of(answer) if word not in _COMMON and (len(word) > 3 or word.isdigit())}
     if len(claimed) < 4:
         return 1.0
-    known = {_stem(word) for source in sources for word in WORD.findall(source.lower())}
+    known = {_stem(word) for source in sources for word in words_of(source)}
     return len(claimed & known) / len(claimed)
 
 
