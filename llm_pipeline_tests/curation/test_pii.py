@@ -177,6 +177,10 @@ def test_python_and_rust_read_an_anchor_alike(parts: list[str]) -> None:
     assert [(finder, low, high) for finder, _, low, high in many] == [(f, low, high) for f, _, low, high in windows(everything, [text])]
 
 
+def test_all_anchors_fit_where_polars_keeps_compiled_patterns() -> None:
+    assert len({finder.anchor for finder in finders(POLICY)}) <= 32, "one more, and polars compiles all of them anew for every batch"
+
+
 def test_an_allowed_text_is_public() -> None:
     assert scan_texts(["write to help@bank.example"], PiiPolicy(allow=("help@bank.example",))) == []
 

@@ -41,15 +41,17 @@ _JOINED = (
 _JOINED_WEAK = "hof|baan|gata|tie|ring|pad"
 _APART = "Straße|Str[.]|Weg|Platz|Allee|Gasse|Ring"
 _GERMAN = "Am|Im|Zum|Zur|An der|An den|An dem|Auf der|Auf dem|In der|In den|Unter den|Hinter der|Vor dem|Alte|Alter|Altes"
+_POST_BOX = re.compile(
+    rf"\b(?:(?:[Pp]\.? ?[Oo]\.?|Post Office|POST OFFICE|post office) (?:Box|BOX|box)|{cased('postfach|apartado|postbus')}) [0-9]{{1,6}}\b"
+)
 _FRENCH = cased("rue|avenue|boulevard|chemin|place|allée|impasse|quai")
 
 
 _ENGLISH = (
     rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}}[A-Za-z]?)?,?[ ](?:[NSEW][.]? )?(?:{_UP}|[0-9]{{1,3}}(?:st|nd|rd|th))",
-    "(?:Flat|Apt[.]?|Apartment|Unit|Suite|Studio|Ste[.]?|Floor|Level|No[.]) ?[0-9]|(?:Flat|Apt[.]?|Unit|Suite) [A-Z]",
-    "# ?[0-9]",
+    "(?:Flat|Apt[.]?|Apartment|Unit|Suite|Studio|Ste[.]?|Floor|Level|No[.]|#) ?[0-9]|(?:Flat|Apt[.]?|Unit|Suite) [A-Z]",
 )
-"""A number before a name, and flats; apart, because Rust finds what begins with digits, words or a mark each in its fastest way."""
+"""A number before a name, and flats; apart, because Rust finds what begins with digits or with words each in its fastest way."""
 
 
 def place_finders(locales: Sequence[str]) -> list[Finder]:
@@ -85,28 +87,35 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     polish = re.compile(rf"(?<!\w)(?:ul\.|ulica|aleja|al\.|pl\.) {_UP}\w+(?: {_UP}\w+)? [0-9]{{1,4}}[A-Za-z]?(?:/[0-9]+)?{post}")
     return [
         *(Finder(anchor, _english(english, locales), before=28, after=190) for anchor in _ENGLISH),
-        _finder("street_joined", joined, rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}) [0-9]"),
-        _finder("street_de", german, f"(?:{_GERMAN}) {_UP}"),
-        _finder("street_fr", french, rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) ", 0.88),
-        _finder("street_fr_post", unnumbered, rf"(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}", 0.87),
-        _finder("military", military, "PO A[AEP] [0-9]{5}"),
-        _finder("street_south", southern, f"(?:{romance}|[CR][.]) (?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}"),
-        _finder("street_pl", polish, rf"(?:ul[.]|ulica|aleja|al[.]|pl[.]) {_UP}"),
+        _finder(rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) ", ("street_fr", french, 0.88)),
         _finder(
-            "post_box",
-            re.compile(r"\b(?:(?:P\.? ?O\.?|Post Office|p\.? ?o\.?) (?:Box|BOX|box)|Postfach|Apartado|Postbus) [0-9]{1,6}\b", re.I),
-            "(?i)(?:box|fach|tado|bus) [0-9]",
-            0.8,
+            rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}|{cased('box|fach|tado|bus')}) [0-9]|PO A[AEP] [0-9]{{5}}",
+            ("street_joined", joined, 0.85),
+            ("military", military, 0.85),
+            ("post_box", _POST_BOX, 0.8),
+        ),
+        _finder(
+            rf"(?:{_GERMAN}|ul[.]|ulica|aleja|al[.]|pl[.]) {_UP}|(?:{_FRENCH}) (?:de |du |des |la |le ){{0,2}}{_UP}",
+            ("street_de", german, 0.85),
+            ("street_fr_post", unnumbered, 0.87),
+            ("street_pl", polish, 0.85),
+        ),
+        _finder(
+            f"(?:{romance}|[CR][.]) (?:(?:de la|de los|de|del|della|di|da|do|dos) )?{_UP}",
+            ("street_south", southern, 0.85),
         ),
     ]
 
 
-def _finder(name: str, pattern: re.Pattern[str], anchor: str, score: float = 0.85) -> Finder:
+def _finder(anchor: str, *kinds: tuple[str, re.Pattern[str], float]) -> Finder:
+    """A finder for kinds of places (name, pattern, score) that share an anchor."""
+
     def find(text: str, low: int, high: int) -> Iterator[Found]:
-        for match in pattern.finditer(text, low, high):
-            groups = match.groupdict()
-            if groups.get("tail") or not groups.get("weak") or _LIVING.search(text, max(0, match.start() - 60), match.start()):
-                yield match.start(), match.end(), score, "STREET_ADDRESS", name
+        for name, pattern, score in kinds:
+            for match in pattern.finditer(text, low, high):
+                groups = match.groupdict()
+                if groups.get("tail") or not groups.get("weak") or _LIVING.search(text, max(0, match.start() - 60), match.start()):
+                    yield match.start(), match.end(), score, "STREET_ADDRESS", name
 
     return Finder(anchor, find, before=80, after=190, digits="[0-9]" in anchor)
 

@@ -59,6 +59,17 @@ _IPV4 = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])")
 _NUMBERED = Context({"ip": "ip, ips, address, addresses, host, server, client, login, dns, ping, gateway, network, subnet"})
 
 
+_MAC = (
+    r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])"
+    r"|(?<![\w.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])"
+)
+
+
+def _mac(value: str) -> bool:
+    """Neither all the same nor, in the form of three, all digits."""
+    return any(c.isalpha() for c in value) if "." in value else len(set(value.lower())) > 2
+
+
 def shape_finders() -> list[Finder]:
     return [
         Finder("@", _emails, before=66, after=270),
@@ -66,22 +77,7 @@ def shape_finders() -> list[Finder]:
         _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
         Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24, digits=True),
         _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=48),
-        _shape(
-            "mac",
-            "MAC_ADDRESS",
-            r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])",
-            "[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]",
-            lambda value: len(set(value.lower())) > 2,
-            reach=24,
-        ),
-        _shape(
-            "mac_dotted",
-            "MAC_ADDRESS",
-            r"(?<![\w.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])",
-            r"[0-9A-Fa-f]{4}[.][0-9A-Fa-f]{4}[.]",
-            lambda value: any(c.isalpha() for c in value),
-            reach=24,
-        ),
+        _shape("mac", "MAC_ADDRESS", _MAC, "[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{2}[.])", _mac, reach=24),
         _shape("token", "API_KEY", rf"(?<![\w-])(?:{_TOKEN})", _TOKEN_ANCHOR, validators.token, reach=7200),
         _shape("token", "API_KEY", rf"(?<![\w-]){_TWILIO}", _TWILIO, validators.token, reach=40),
         _shape("private_key", "API_KEY", _PEM, "PRIVATE KEY", reach=8200),

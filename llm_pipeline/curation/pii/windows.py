@@ -72,7 +72,7 @@ def _matches(finders: Sequence[Finder], texts: Sequence[str]) -> Iterator[Iterab
             yield [(i, matched, [finder.worth is None or finder.worth(value) for value in matched]) for i, matched in found if matched]
         return
     text, frame = pl.col("text"), pl.DataFrame({"text": texts}, {"text": pl.String})
-    frame = frame.with_columns(pl.when(text.str.contains("[0-9]")).then(text).alias("numbers"))
+    frame = frame.with_columns(pl.when(text.str.contains_any(list("0123456789"))).then(text).alias("numbers"))
     found = frame.select(_searched(finder).str.extract_all(finder.anchor).alias(str(k)) for k, finder in enumerate(finders))
     for finder, series in zip(finders, found.iter_columns(), strict=True):
         lists = series.to_arrow()
