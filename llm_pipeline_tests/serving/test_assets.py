@@ -135,18 +135,19 @@ def test_a_policy_that_cannot_be_opened_makes_no_release(home: Home, model: Path
         make_release(home, ENGINE, policy=tmp_path / "policy.yaml")
 
 
-def test_a_wrong_gateway_file_is_said_before_the_endpoint_starts(home: Home) -> None:
+@pytest.fixture
+def ended(home: Home) -> Iterator[Home]:
+    yield home
+    client.down(home)
+
+
+def test_a_wrong_gateway_file_is_said_before_the_endpoint_starts(ended: Home) -> None:
+    home = ended
     home.endpoint.mkdir(parents=True)
     (home.endpoint / "gateway.yaml").write_text("interactions: {snyc: reply}")
     with pytest.raises(ConfigError, match=r"gateway\.yaml: interactions: unknown key 'snyc'; did you mean 'sync'"):
         client.ensure_up(home)
     assert not client.is_up(home)
-
-
-@pytest.fixture
-def ended(home: Home) -> Iterator[Home]:
-    yield home
-    client.down(home)
 
 
 @pytest.mark.slow

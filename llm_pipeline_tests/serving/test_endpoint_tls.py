@@ -18,7 +18,7 @@ from llm_pipeline.serving.supervision import client
 from llm_pipeline.serving.traffic.database import settings
 from llm_pipeline.serving.traffic.replay import Replay
 from llm_pipeline.store import Home
-from llm_pipeline_tests.serving.test_connection import self_signed
+from llm_pipeline_tests.certificates import self_signed
 from llm_pipeline_tests.serving.test_endpoint import until
 
 
@@ -31,8 +31,8 @@ def ended(tmp_path: Path) -> Iterator[Home]:
 
 @pytest.mark.slow
 def test_gateways_and_admin_api_speak_tls(ended: Home, tmp_path: Path) -> None:
-    tls = self_signed(tmp_path)
-    files = ["--certificate", str(tls.certificate), "--private-key", str(tls.private_key)]
+    certificate, private_key = self_signed(tmp_path)
+    files = ["--certificate", str(certificate), "--private-key", str(private_key)]
     result = CliRunner().invoke(app, ["up", *files, "--home", str(ended.root), "--json"], catch_exceptions=False)
     found = client.endpoint(ended)
     assert json.loads(result.stdout)["url"] == found.url
@@ -50,13 +50,13 @@ def test_gateways_and_admin_api_speak_tls(ended: Home, tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_certificate_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    home, tls = Home(tmp_path / "home"), self_signed(tmp_path)
+    home, (certificate, private_key) = Home(tmp_path / "home"), self_signed(tmp_path)
     with pytest.raises(ConfigError, match=r"no PEM certificate and its key"):
-        client.ensure_up(home, certificate=tls.private_key, private_key=tls.certificate)
+        client.ensure_up(home, certificate=private_key, private_key=certificate)
     with pytest.raises(ConfigError, match="no file"):
         client.ensure_up(home, certificate=tmp_path / "none.pem")
     with pytest.raises(ConfigError, match="a private key alone"):
-        client.ensure_up(home, private_key=tls.private_key)
+        client.ensure_up(home, private_key=private_key)
     assert not client.is_up(home)
 
 
