@@ -166,7 +166,8 @@ Model XJ-4500 needs 230 V, 50/60 Hz, 1200 W; serial 20931-553.
 Great Britain, Hong Kong, Los Angeles and San Francisco are the largest markets.
 """
 _FORMS = {
-    "card": "CREDIT_CARD", "first": "PERSON", "last": "PERSON", "dob": "DATE_OF_BIRTH", "address": "STREET_ADDRESS", "ssn": "US_SSN",
+    "email": "EMAIL_ADDRESS", "phone": "PHONE_NUMBER", "iban": "IBAN_CODE", "card": "CREDIT_CARD",
+    "first": "PERSON", "last": "PERSON", "dob": "DATE_OF_BIRTH", "address": "STREET_ADDRESS", "ssn": "US_SSN",
     "itin": "US_ITIN", "licence": "DRIVER_LICENCE", "account": "BANK_ACCOUNT", "sort": "BANK_ACCOUNT", "routing": "BANK_ACCOUNT",
     "nhs": "UK_NHS", "nino": "UK_NINO", "es_id": "NATIONAL_ID", "fr_nir": "NATIONAL_ID", "de_tax": "NATIONAL_ID", "it_cf": "NATIONAL_ID",
     "nl_bsn": "NATIONAL_ID", "pl_pesel": "NATIONAL_ID", "se_pnr": "NATIONAL_ID", "fi_hetu": "NATIONAL_ID", "br_cpf": "NATIONAL_ID",
