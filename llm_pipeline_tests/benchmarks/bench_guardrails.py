@@ -17,7 +17,8 @@ Since the third round no margin is chosen by hand: the threshold of attacks (and
 prompts with the words of attacks (of long passages) is above it, by models trained without the forms that these were made from. What
 that round added to data/guard was led by 420 texts of another author, none of which is below or in data/guard. Its share
 refused of the even half of the human preference data (3.4%) and its causes in the odd half led to LONGER; `confirmation` became 0.1.
-After it the policy's thresholds went from 0.5 to 0.6, where 2% of 350 prompts with trigger words (240 by that other author) are refused.
+After it the policy's thresholds went from 0.5 to 0.6, where 2% of 350 prompts with trigger
+words (240 by that other author) are refused, and 11% instead of 16% of that author's clean passages are dropped.
 BIPIA's text attacks are reported, but were seen while the passages' score was chosen. The jailbreak set's rows
 resemble one another, so its odd rows are the easiest of these.
 
