@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.ledger import LEDGERS
@@ -14,6 +15,9 @@ from llm_pipeline.governance.cards import Card, Section, mapping_rows
 from llm_pipeline.store import Artifact, Home
 
 KIND = "data_card"
+_GROUPED = ("source", "licence", "kind", "language")
+Groups = Counter[tuple[Any, ...]]
+"""Documents by what `_GROUPED` names."""
 
 
 def build_data_card(home: Home) -> Artifact:
@@ -31,20 +35,20 @@ def build_data_card(home: Home) -> Artifact:
 
 
 def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card, dict[str, Any]]:
-    documents = pq.read_table(snapshot.file("documents.parquet"), columns=["source", "licence", "language", "kind", "day"]).to_pylist()
+    groups = _groups(snapshot.file("documents.parquet"))
     clusters = pq.read_table(snapshot.file("clusters.parquet"), columns=["reason"])["reason"].to_pylist()
     removed = {reason: count for reason, count in Counter(clusters).most_common() if reason != "kept"}
     sections = [
         Section(
             "What it is",
             [
-                f"Corpus snapshot {snapshot.id}: {len(documents):,} documents of {len(days)} days, from {days[0]} to {days[-1]}."
+                f"Corpus snapshot {snapshot.id}: {groups.total():,} documents of {len(days)} days, from {days[0]} to {days[-1]}."
                 if days
                 else f"Corpus snapshot {snapshot.id}: no documents."
             ],
             mapping_rows(dict(snapshot.inputs), "input", "value"),
         ),
-        *_contents(documents),
+        *_contents(groups),
         _rules(_ledger(home, days)),
         Section(
             "Left out of the snapshot",
@@ -54,9 +58,9 @@ def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card
         LIMITS,
     ]
     info = {
-        "documents": len(documents),
+        "documents": groups.total(),
         "days": len(days),
-        "sources": len({row["source"] for row in documents}),
+        "sources": len({source for source, *_ in groups}),
         "left_out": sum(removed.values()),
     }
     return Card("Data card", sections), info
@@ -64,17 +68,30 @@ def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card
 
 def corpus_card(documents: Path, ledger: Mapping[tuple[str, str, str], int]) -> Card:
     """The card of a corpus that `llm-pipeline curate` wrote: its documents, and by (stage, rule, action) what a rule touched."""
-    rows = pq.read_table(documents, columns=["source", "licence", "language", "kind"]).to_pylist()
-    about = Section("What it is", [f"{len(rows):,} documents; `ledger.parquet` names every record that is not among them, and why."])
-    return Card("Data card", [about, *_contents(rows), _rules(ledger), LIMITS])
+    groups = _groups(documents)
+    about = Section("What it is", [f"{groups.total():,} documents; `ledger.parquet` names every record that is not among them, and why."])
+    return Card("Data card", [about, *_contents(groups), _rules(ledger), LIMITS])
 
 
-def _contents(documents: Sequence[Mapping[str, Any]]) -> list[Section]:
-    groups = Counter((row["source"], row["licence"], row["kind"]) for row in documents)
-    languages = Counter(str(row["language"]) for row in documents)
-    sources = [{"source": s, "licence": lic, "kind": k, "documents": n} for (s, lic, k), n in sorted(groups.items(), key=_by_text)]
+def _groups(documents: Path) -> Groups:
+    """How many documents there are of each source, licence, kind and language; read by batches, as there may be many."""
+    groups: Groups = Counter()
+    for batch in pq.ParquetFile(documents).iter_batches(columns=list(_GROUPED)):
+        counted = pa.Table.from_batches([batch]).group_by(list(_GROUPED)).aggregate([([], "count_all")])
+        for *group, n in zip(*(counted[name].to_pylist() for name in (*_GROUPED, "count_all")), strict=True):
+            groups[tuple(group)] += n
+    return groups
+
+
+def _contents(groups: Groups) -> list[Section]:
+    sources: Counter[tuple[Any, ...]] = Counter()
+    languages: Counter[str] = Counter()
+    for (*of, language), n in groups.items():
+        sources[tuple(of)] += n
+        languages[str(language)] += n
+    rows = [{"source": s, "licence": lic, "kind": k, "documents": n} for (s, lic, k), n in sorted(sources.items(), key=_by_text)]
     return [
-        Section("Sources and licences", rows=sources),
+        Section("Sources and licences", rows=rows),
         Section("Languages", rows=[{"language": name, "documents": n} for name, n in languages.most_common()]),
     ]
 
