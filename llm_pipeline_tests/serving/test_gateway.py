@@ -121,8 +121,11 @@ def test_an_engine_that_only_chats_gets_a_text_as_a_question(tmp_path: Path) -> 
 
 
 def test_an_engines_seconds_have_their_price(tmp_path: Path) -> None:
-    engine = FakeEngine(lambda body: ["a", CUT] if "cut" in str(body["messages"]) else ["The fee", " is 3", " euros."])
-    with running(tmp_path, engine, upstream={"prices": {"completion": 1.0, "second": 60.0}}) as place:
+    def working(body: dict[str, Any]) -> list[Any]:
+        threading.Timer(0.02, (done := threading.Event()).set).start()
+        return [done, *(["a", CUT] if "cut" in str(body["messages"]) else ["The fee", " is 3", " euros."])]
+
+    with running(tmp_path, FakeEngine(working), upstream={"prices": {"completion": 1.0, "second": 60.0}}) as place:
         assert ask(place).status_code == 200
         assert ask(place, messages=[{"role": "user", "content": "cut it"}]).status_code == 503
         whole, cut = place.logged()
