@@ -206,3 +206,6 @@ def test_a_killed_supervisor_takes_its_children_with_it(live: Live) -> None:
     _, alive = psutil.wait_procs(children, 10)
     assert not alive
     assert not client.is_up(live.home)
+    live.endpoint = client.ensure_up(live.home, timeout=180)
+    client.wait_ready(live.home)
+    assert post(live)[0] == 200
