@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from llm_pipeline.curation.carry import with_carried
 from llm_pipeline.curation.files import Corpus, ParquetOut, scratch_beside, suite_rows, with_ids_as
 from llm_pipeline.paths import DATA
 from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
@@ -80,14 +81,18 @@ def scrub(
 ) -> None:
     """Replace personal data and secrets in the column text; spans are character offsets into the input, never values.
 
+    The other columns come behind id and text and are scrubbed as well, each value read under its column's name (also in lists, structs,
+    maps and JSON): strings as the policy says, numbers and dates become null. Ids, truth values and binary data stay as they are.
+
     Example: llm-pipeline scrub mails.jsonl.gz clean.parquet --spans spans.parquet
     """
     from llm_pipeline.curation.pii import load_policy
     from llm_pipeline.curation.scrubbing import scrub_table
+    from llm_pipeline.curation.scrubbing_columns import scrub_columns
 
     if spans and spans.absolute() == out.absolute():
         raise typer.BadParameter(f"--spans and OUT.parquet are the same file, {out}")
-    corpus, rules, entities = Corpus(source), load_policy(policy), Counter[str]()
+    corpus, rules, entities, beside = Corpus(source), load_policy(policy), Counter[str](), Counter[str]()
     with (
         TemporaryDirectory() as scratch,
         ParquetOut(out) as texts,
@@ -96,10 +101,14 @@ def scrub(
     ):
         for table in session.follow(corpus()):
             scrubbed, found = scrub_table(table, rules)
+            carried = [name for name in table.column_names if name not in ("id", "text")]
+            scrubbed, changed = scrub_columns(scrubbed.select(["id", "text", *carried]), carried, rules)
             entities.update(map(str, found["entity"].to_pylist()))
+            beside.update(sum(changed, Counter()))
             texts.write(with_ids_as(scrubbed, corpus.id_type))
             places.write(with_ids_as(found, corpus.id_type))
-    session.end(out, spans=sum(entities.values()), entities=dict(entities.most_common()))
+    columns = {"columns": dict(beside.most_common())} if beside else {}
+    session.end(out, spans=sum(entities.values()), entities=dict(entities.most_common()), **columns)
 
 
 def dedup(
@@ -112,6 +121,8 @@ def dedup(
     as_json: JsonOption = False,
 ) -> None:
     """Find exact and near duplicates: id, cluster_id, keep, reason, kept_id, jaccard; every removed row has a kept twin.
+
+    The input's other columns but the text follow, as they are; one that is called like one of ours becomes input_NAME.
 
     Example: llm-pipeline dedup corpus.parquet verdicts.parquet --threshold 0.8
     """
@@ -133,6 +144,8 @@ def filter_(
     as_json: JsonOption = False,
 ) -> None:
     """Judge quality, language, toxicity and poison: id, keep, reason, and every score.
+
+    The input's other columns but the text follow, as they are; one that is called like one of ours becomes input_NAME.
 
     Example: llm-pipeline filter crawl.parquet verdicts.parquet --json / llm-pipeline filter chats.jsonl verdicts.parquet --kind note
     """
@@ -158,6 +171,8 @@ def decontaminate(
 ) -> None:
     """Find documents that hold an evaluation question: id, keep, matched_id, overlap.
 
+    The input's other columns but the text follow, as they are; one that is called like one of ours becomes input_NAME.
+
     Example: llm-pipeline decontaminate corpus.parquet --against suite.jsonl verdicts.parquet
     """
     from llm_pipeline.curation.decontamination import decontaminate_batches
@@ -171,7 +186,7 @@ def _write_verdicts(
 ) -> None:
     kept, reasons = 0, Counter[str]()
     with ParquetOut(out) as file, Session(verb, corpus, as_json) as session:
-        for table in session.follow(verdicts):
+        for table in session.follow(with_carried(verdicts, corpus)):
             keep = table["keep"].to_pylist()
             kept += sum(map(bool, keep))
             if "reason" in table.column_names:
@@ -191,6 +206,8 @@ def curate(
     """Normalise, filter, scrub, deduplicate and decontaminate a corpus, with a ledger of every removal and change and a data card.
 
     OUT_DIR gets documents.parquet, ledger.parquet, spans.parquet, clusters.parquet, summary.json and data_card.md/.html.
+    The input's other columns follow in documents.parquet, scrubbed like the text (strings by the policy, numbers and dates to null; truth
+    values and binary data as they are); one that is called like one of ours becomes input_NAME. The input's id is external_id.
     Example: llm-pipeline curate raw/ curated/ --against suites/
     """
     from llm_pipeline.curation.curate import curate as run

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_pipeline.curation.files import Corpus, ParquetOut, files_of, scratch_beside, suite_rows
-from llm_pipeline.curation.ledger import LEDGER_SCHEMA, Action, Entry, ledger_table
+from llm_pipeline.curation.carry import Carried, columns_of, side_by_side
+from llm_pipeline.curation.files import Corpus, ParquetOut, scratch_beside, suite_rows
+from llm_pipeline.curation.ledger import Action, Entry, ledger_table
+from llm_pipeline.curation.normalise import DOCUMENT_SCHEMA
+from llm_pipeline.curation.normalise_rows import read_from
 from llm_pipeline.curation.sources import Source
 from llm_pipeline.errors import ContractError
 from llm_pipeline.store import write_atomically
@@ -50,8 +53,9 @@ class Balance:
 class Run:
     """One corpus on its way through the stages; each reads the file that the last one wrote."""
 
-    def __init__(self, out: Path, work: Path, say: Say, last: str) -> None:
-        self.out, self.work, self.say, self.last, self.balance = out, work, say, last, Balance()
+    def __init__(self, out: Path, work: Path, say: Say, last: str, carried: Carried) -> None:
+        self.out, self.work, self.say, self.last, self.carried = out, work, say, last, carried
+        self.balance = Balance()
 
     @cached_property
     def quality(self) -> QualityPolicy:
@@ -74,14 +78,14 @@ class Run:
 
     def normalised(self, source: Path, licence: str) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.normalise import normalise_rows
-        from llm_pipeline.curation.readers import raw_rows, read_file
+        from llm_pipeline.curation.readers import files_of, raw_rows, read_file
 
         declared = Source("corpus", "files", licence, "user", "provided by the user", uri=str(source))
         root = source if source.is_dir() else source.parent
         records = (record for file in files_of(source) for record in read_file(file, root))
         for rows in chain([[]], raw_rows(declared, records)):
             self.balance.received += len(rows)
-            yield normalise_rows(rows, "", (), self.quality.poison)
+            yield normalise_rows(rows, "", (), self.quality.poison, self.carried)
 
     def filtered(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.quality import filter_batches
@@ -91,13 +95,15 @@ class Run:
     def scrubbed(self, path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.pii import load_policy
         from llm_pipeline.curation.scrubbing import scrub_day
+        from llm_pipeline.curation.scrubbing_columns import scrub_columns
 
-        policy = load_policy()
+        policy, names = load_policy(), self.carried.called
         with ParquetOut(self.out / "spans.parquet") as places:
             for table in Corpus(path)():
                 rows, spans, ledger = scrub_day(table, "", policy)
                 places.write(spans)
-                yield rows, ledger
+                beside, changed = scrub_columns(table.select(["id", "uri", "row", *names]), names, policy)
+                yield self.carried.onto(rows, [beside[name] for name in names]), pa.concat_tables([ledger, _of_columns(beside, changed)])
 
     def unique(self, path: Path, threshold: float) -> Iterator[tuple[pa.Table, pa.Table]]:
         from llm_pipeline.curation.dedup import dedup_batches
@@ -120,7 +126,9 @@ def curate(
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with scratch_beside(out / "documents.parquet") as work, ParquetOut(out / "ledger.parquet") as ledger:
-        run = Run(out, work, say, "decontaminated" if suites else "unique")
+        columns = columns_of(source)
+        carried = Carried.of(columns, ours=(*DOCUMENT_SCHEMA.names, "cluster_id"), used=read_from(columns.names))
+        run = Run(out, work, say, "decontaminated" if suites else "unique", carried)
         path = run.stage("normalised", run.normalised(source, licence), ledger)
         path = run.stage("filtered", run.filtered(path), ledger)
         path = run.stage("scrubbed", run.scrubbed(path), ledger)
@@ -154,24 +162,14 @@ def _judged(
     tables: Callable[[], Iterator[pa.Table]], verdicts: Iterator[pa.Table], stage: str, rule: str = ""
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(rows that stay, ledger) out of rows and verdicts {id, keep, reason, ...} in the same order, however either is cut into tables."""
-    waiting, named = pa.table({}), ["id", "uri", "row"]
-    for table in tables():
-        if not table.num_rows:
-            yield table, LEDGER_SCHEMA.empty_table()
-            continue
-        while waiting.num_rows < table.num_rows:
-            waiting = pa.concat_tables([waiting, next(verdicts)], promote_options="permissive")
-        mine, waiting = waiting.slice(0, table.num_rows), waiting.slice(table.num_rows)
-        keep = mine["keep"].combine_chunks()
-        yield (
-            _kept(table, mine),
-            ledger_table("", map(_entry(stage, rule), _gone(table.select(named), keep), _gone(mine, keep))),
-        )
+    for table, mine in side_by_side(tables(), verdicts):
+        gone = map(_entry(stage, rule), _gone(table.select(["id", "uri", "row"]), mine["keep"]), _gone(mine, mine["keep"]))
+        yield _kept(table, mine), ledger_table("", gone)
 
 
 def _kept(rows: pa.Table, verdicts: pa.Table) -> pa.Table:
     if "cluster_id" in verdicts.column_names:
-        rows = rows.append_column("cluster_id", verdicts["cluster_id"])
+        rows = rows.add_column(len(DOCUMENT_SCHEMA), "cluster_id", verdicts["cluster_id"])
     return rows.filter(verdicts["keep"])
 
 
@@ -179,6 +177,19 @@ def _gone(rows: pa.Table, keep: Any) -> list[Row]:
     import pyarrow.compute as pc
 
     return rows.filter(pc.invert(keep)).to_pylist()
+
+
+def _of_columns(rows: pa.Table, changed: Sequence[Counter[str]]) -> pa.Table:
+    """The ledger of personal data in carried columns."""
+    touched = [row for row, found in enumerate(changed) if found]
+    return ledger_table(
+        "",
+        [
+            Entry(at["id"], at["uri"], at["row"], "scrubbed_documents", "pii_column", "changed", float(n), f"{n} x in {column}")
+            for row, at in zip(touched, rows.select(["id", "uri", "row"]).take(touched).to_pylist() if touched else [], strict=True)
+            for column, n in changed[row].items()
+        ],
+    )
 
 
 def _entry(stage: str, rule: str) -> Callable[[Row, Row], Entry]:

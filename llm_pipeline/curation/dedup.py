@@ -77,7 +77,7 @@ def _dedup(batches: Batches, threshold: float, scratch: Path, semantic: float | 
             from llm_pipeline.curation.semantic import remove_same_meaning
 
             remove_same_meaning(batches, sketches, verdicts, semantic)
-        yield from tables(sketches, verdicts)
+        yield from tables(sketches, verdicts) if len(verdicts.kept) else [SCHEMA.empty_table()]
 
 
 def decide(sketches: Sketches, left_out: Numbers | None = None) -> Verdicts:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -21,9 +22,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llm_pipeline.curation.carry import Types, cell, note_types, schema_of
 from llm_pipeline.curation.normalise import Unusable, draft_of
 from llm_pipeline.curation.raw_records import short
-from llm_pipeline.curation.readers import JSON, Record, read_file
+from llm_pipeline.curation.readers import JSON, Record, files_of, parquet_columns, read_file
+from llm_pipeline.curation.readers_rows import repeated_name
 from llm_pipeline.errors import InputError
 
 Batches = Callable[[], Iterator[pa.Table]]
@@ -31,7 +34,6 @@ Batches = Callable[[], Iterator[pa.Table]]
 ROWS = 4096
 CHARACTERS = 8 << 20
 """A table holds at most so many rows, and ends after so many characters of text."""
-_KINDS: tuple[tuple[tuple[type, ...], pa.DataType], ...] = (((bool,), pa.bool_()), ((int,), pa.int64()), ((int, float), pa.float64()))
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Corpus:
         """Columns and types of all rows; of rows without declared types what fits every value, else its JSON as a string."""
         if self._schema is None:
             self._schema = self._footer.schema.to_arrow_schema() if self.path.suffix == ".parquet" else self._scan()
+            if repeated := repeated_name(self._schema):
+                raise InputError(f"{self.path}: several columns are called {repeated}, expected every name once")
             if missing := [name for name in self.need if name not in self._schema.names]:
                 raise InputError(
                     f"{self.path}: no column {', '.join(missing)}; received {', '.join(self._schema.names) or 'no row at all'}"
@@ -126,7 +130,7 @@ class Corpus:
 
     def _records(self) -> Iterator[pa.Table]:
         schema, rows, size = self.schema, [], 0
-        for row in self._rows():
+        for row in chain.from_iterable(map(self._rows_of, files_of(self.path))):
             rows.append(row)
             size += len(str(row.get("text", "")))
             if len(rows) == ROWS or size >= CHARACTERS:
@@ -135,40 +139,42 @@ class Corpus:
         if rows:
             yield _table(rows, schema)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        root = self.path if self.path.is_dir() else self.path.parent
-        for path in files_of(self.path):
-            for record in read_file(path, root, suites=True):
-                try:
-                    yield self._row(record)
-                except Unusable as error:
-                    self.damaged[Damage(record.uri, record.row, f"{error.args[0]}: {error.args[1]}")] = None
+    @property
+    def _root(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def _rows_of(self, path: Path) -> Iterator[dict[str, Any]]:
+        for record in read_file(path, self._root, suites=True):
+            try:
+                yield self._row(record)
+            except Unusable as error:
+                self.damaged[Damage(record.uri, record.row, f"{error.args[0]}: {error.args[1]}")] = None
 
     def _row(self, record: Record) -> dict[str, Any]:
         """A row of a row format by its columns; any other file is one document, known by its name."""
         if record.problem or record.media_type != JSON:
             draft = draft_of({"media_type": record.media_type, "content": record.content, "uri": record.uri, "problem": record.problem})
             return {"id": record.uri, "title": draft.title, "text": draft.text}
-        row: dict[str, Any] = json.loads(record.content)
+        row: dict[str, Any] = dict(record.parsed or json.loads(record.content))
         if self._untyped and _is_integer(row.get("id")):
             row["id"] = int(row["id"])
         missing = [name for name in self.need if row.get(name) is None or row[name] != row[name]]
         if missing:
             raise Unusable("missing_value", f"no {', '.join(missing)} among {', '.join(row) or 'no columns'}")
-        return row
+        return row | {name: _decoded(name, row[name]) for name in self.need if isinstance(row[name], bytes)}
 
     def _scan(self) -> pa.Schema:
-        seen: dict[str, set[type]] = {}
-        for row in self._rows():
-            for name, value in row.items():
-                seen.setdefault(name, set()).add(_kind(value))
+        seen: Types = {}
+        for path in files_of(self.path):
+            columns = parquet_columns(path, self._root)
+            for row in [columns] if columns is not None else self._rows_of(path):
+                note_types(seen, row)
         if not seen and self.damaged:
             first = next(iter(self.damaged))
             raise InputError(
                 f"{self.path}: none of {len(self.damaged)} rows can be used; the first: {first.file}, row {first.row}: {first.reason}"
             )
-        fields: list[Any] = [pa.field(name, pa.string() if name == "text" else _type(kinds)) for name, kinds in seen.items()]
-        return pa.schema(fields)
+        return schema_of(seen, strings=["text"])
 
 
 def _is_text(column: Any) -> bool:
@@ -180,40 +186,20 @@ def _is_text(column: Any) -> bool:
     return True
 
 
+def _decoded(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Unusable("undecodable", f"{name} is not UTF-8") from None
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) is not None
 
 
-def _kind(value: Any) -> type:
-    """The type of a JSON value; an integer that 64 bits cannot hold is kept as text."""
-    return str if isinstance(value, int) and not -(2**63) <= value < 2**63 else type(value)
-
-
-def _type(kinds: set[type]) -> Any:
-    known = kinds - {type(None)}
-    return next((arrow for types, arrow in _KINDS if known and known <= set(types)), pa.string())
-
-
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    columns = [pa.array([_cell(row.get(name), schema.field(name).type) for row in rows], schema.field(name).type) for name in schema.names]
+    columns = [pa.array([cell(row.get(field.name), field.type) for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _cell(value: Any, kind: Any) -> Any:
-    if value is None or kind != pa.string() or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def files_of(path: Path) -> Iterator[Path]:
-    """The file, or the files below a folder in order of their names, hidden ones left out."""
-    if not path.is_dir():
-        yield path
-        return
-    for found in sorted(path.rglob("*")):
-        hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
-        if not hidden and (found.is_file() or found.is_symlink()):
-            yield found
 
 
 def texts(table: pa.Table) -> list[str]:

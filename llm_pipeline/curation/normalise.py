@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring as _quoted
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
@@ -19,6 +19,9 @@ from llm_pipeline.curation.poison import PoisonPolicy
 from llm_pipeline.curation.raw_records import JSON
 from llm_pipeline.errors import InputError
 from llm_pipeline.store import content_hash
+
+if TYPE_CHECKING:
+    from llm_pipeline.curation.carry import Carried
 
 __all__ = ["DOCUMENT_SCHEMA", "STAGE", "Draft", "Unusable", "draft_of", "normalise", "normalise_rows", "repair"]
 
@@ -52,9 +55,13 @@ def normalise(raw: pa.Table, day: str, strict: Collection[str] = (), poison: Poi
 
 
 def normalise_rows(
-    rows: Iterable[Mapping[str, Any]], day: str, strict: Collection[str] = (), poison: PoisonPolicy | None = None
+    rows: Iterable[Mapping[str, Any]],
+    day: str,
+    strict: Collection[str] = (),
+    poison: PoisonPolicy | None = None,
+    carried: Carried | None = None,
 ) -> tuple[pa.Table, pa.Table]:
-    """The same for raw rows by their columns; one without an id has the hash that is its id in a table."""
+    """The same for raw rows by their columns, also those `carried`; a row without an id has the hash that is its id in a table."""
     kept: list[tuple[Mapping[str, Any], str, Draft]] = []
     entries: list[Entry] = []
     seen: set[str] = set()
@@ -72,7 +79,10 @@ def normalise_rows(
         kept.append((record, identity, draft))
         for change in dict.fromkeys(draft.changes) if draft.changes else ():
             entries.append(Entry(identity, record["uri"], record["row"], STAGE, change, "changed"))
-    return _documents(kept, day), ledger_table(day, entries)
+    documents = _documents(kept, day)
+    if carried:
+        documents = carried.onto(documents, carried.of_rows([record["parsed"] or {} for record, _, _ in kept]))
+    return documents, ledger_table(day, entries)
 
 
 def _records(raw: pa.Table) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,13 @@ _SPEAKER = {"user": "Customer", "assistant": "Agent", "system": "System"}
 _TITLES, _TEXTS = ("title", "subject", "heading"), ("text", "content", "body", "document", "passage")
 _STRUCTURED = frozenset("kind messages conversation turns instruction prompt html".split())
 """What makes a row more than a title and a text."""
+_OTHERS = ("conversation", "turns", "instruction", "prompt", "input", "context", "response", "output", "completion", "html")
 _PAGE = re.compile(r"\s*<(!doctype|html|body|head|div)", re.I)
+
+
+def read_from(columns: Sequence[str]) -> set[str]:
+    """The columns that a document's id, title, text and messages are read from; of several texts a column `text` is the one."""
+    return {"id", "title", "text", "messages"} | (set() if "text" in columns else {*_TITLES, *_TEXTS, *_OTHERS})
 
 
 def from_row(row: Mapping[str, Any], changes: tuple[str, ...], poison: PoisonPolicy | None) -> Draft:

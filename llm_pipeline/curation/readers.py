@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llm_pipeline.curation.archives import zip_members
 from llm_pipeline.curation.connectors import land, local_path
@@ -237,6 +238,31 @@ def _file(packed: Stream, name: str, uri: str) -> Iterator[Record]:
     problem = stream.problem or packed.problem or (None if head else "empty_file: no bytes")
     if problem:
         yield _damaged(uri, -1 if head else 0, problem, head)
+
+
+def is_tabular(name: str) -> bool:
+    """Whether a file of this name can hold rows with columns (an archive may)."""
+    return name.lower().endswith(".zip") or _suffix(name)[0] in _TABULAR
+
+
+def parquet_columns(path: Path, root: Path) -> dict[str, Any] | None:
+    """The types of the columns of a Parquet file that `read_file` would read; None for any other file."""
+    try:
+        plain = _suffix(path.name) == ("parquet", "") and not _refusal(path, root)
+        return {field.name: field.type for field in pq.read_schema(path)} if plain else None
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+
+
+def files_of(path: Path) -> Iterator[Path]:
+    """The file, or the files below a folder in order of their names, hidden ones left out."""
+    if not path.is_dir():
+        yield path
+        return
+    for found in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
+        if not hidden and (found.is_file() or found.is_symlink()):
+            yield found
 
 
 def _printable(name: str) -> str:

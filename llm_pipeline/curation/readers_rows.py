@@ -85,12 +85,19 @@ def _parsed(line: bytes, decoder: Decoder) -> tuple[Any, str | None]:
     """
     try:
         row = orjson.loads(line)
-        if not (isinstance(row, dict) and any(isinstance(row.get(key), float) for key in _IDS)):
+        if not (isinstance(row, dict) and (any(isinstance(row.get(key), float) for key in _IDS) or _rounded(row))):
             return row, None
     except orjson.JSONDecodeError:
         pass
     text, encoding = decoder(line)
     return json.loads(text), encoding
+
+
+def _rounded(value: Any) -> bool:
+    """Whether a number somewhere may have been an integer that 64 bits cannot hold."""
+    if isinstance(value, dict):
+        return any(map(_rounded, value.values()))
+    return any(map(_rounded, value)) if isinstance(value, list) else isinstance(value, float) and abs(value) >= 2**63
 
 
 def _not_json(line: bytes, error: Exception) -> str:
@@ -192,7 +199,7 @@ def _csv_row(uri: str, number: int, header: list[str], cells: list[str], encodin
         return broken(uri, number, JSON, content, f"ragged_csv: received {len(cells)} fields, expected {len(header)}")
     if "\0" in "".join(cells):
         return broken(uri, number, JSON, content, "nul_bytes: the text has NUL characters")
-    return structured(uri, number, content, row, encoding)
+    return structured(uri, number, content, row, encoding, row)
 
 
 def _delimiter(data: bytes) -> str:
@@ -219,11 +226,20 @@ def read_parquet(stream: Stream, uri: str) -> Iterator[Record]:
             source.seek(0)
             yield broken(uri, 0, "application/vnd.apache.parquet", source.read(1 << 12), f"broken_parquet: {short(error)}")
             return
+        if repeated := repeated_name(file.schema_arrow):
+            yield broken(uri, 0, JSON, b"", f"repeated_column: several columns are called {repeated}")
+            return
         with file:
             first = 0
             for group in range(file.metadata.num_row_groups):
                 yield from _row_group(file, group, first, uri)
                 first += max(0, file.metadata.row_group(group).num_rows)
+
+
+def repeated_name(schema: pa.Schema) -> str | None:
+    """A name that several columns have: nobody can say which of them is meant."""
+    names = schema.names
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def _row_group(file: pq.ParquetFile, group: int, number: int, uri: str) -> Iterator[Record]:
@@ -256,4 +272,4 @@ def _parquet_row(uri: str, number: int, row: dict[str, Any] | str) -> Record:
     content = _as_json(row)
     if len(content) > MAX_ROW:
         return broken(uri, number, JSON, content, _TOO_LONG)
-    return structured(uri, number, content, row)
+    return structured(uri, number, content, row, parsed=row)
