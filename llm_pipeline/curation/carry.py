@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llm_pipeline.curation.readers import files_of, is_suite_columns, is_tabular, parquet_columns, read_file
-
 from llm_pipeline.errors import ContractError
 
 if TYPE_CHECKING:
