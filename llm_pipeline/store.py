@@ -11,8 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,18 +58,21 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Replace `path` in one step, durably: a reader or a crash sees the old content or the new, never a part."""
+def write_atomically(path: Path, data: str | bytes, *, private: bool = False) -> None:
+    """Replace `path` in one step, durably: a reader or a crash sees the old content or the new, never a part.
+
+    A `private` file is for this user's eyes only, any other for those that the umask says.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666), "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -130,7 +133,8 @@ class Artifacts:
             if not reused:
                 for left in final.parent.glob(f".{identity}.*/"):  # by one that was killed
                     shutil.rmtree(left, ignore_errors=True)
-                staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{identity}."))
+                staging = final.with_name(f".{identity}.{secrets.token_hex(8)}")
+                staging.mkdir()
                 try:
                     info = make(staging)
                     manifest = {"kind": kind, "id": identity, "inputs": dict(inputs), "info": dict(info)}

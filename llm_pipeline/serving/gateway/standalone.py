@@ -125,6 +125,5 @@ class FileRoutes:
             key = ""
         if key_hash(key) not in self._state.keys.valid():
             key = self._state.keys.add(LOCAL, ("chat", "feedback"))
-            write_atomically(path, json.dumps({"key": key, "pid": os.getpid()}))
-            path.chmod(0o600)
+            write_atomically(path, json.dumps({"key": key, "pid": os.getpid()}), private=True)
         return key

@@ -100,8 +100,7 @@ def _configure(home: Home, values: dict[str, Any]) -> None:
     """Keep what was given; the database's address may hold a password, so the file is this user's alone."""
     path, given = home.endpoint / "endpoint.json", {name: value for name, value in values.items() if value is not None}
     if given:
-        write_atomically(path, json.dumps(settings(home.endpoint) | given, indent=1))
-        path.chmod(0o600)
+        write_atomically(path, json.dumps(settings(home.endpoint) | given, indent=1), private=True)
 
 
 def endpoint(home: Home) -> Endpoint:

@@ -181,8 +181,7 @@ class Supervisor:
         if self.admin_port:
             known |= {"admin_port": self.admin_port, "admin_url": f"{here}:{self.admin_port}"}
         known |= {"keys": keys, "key": keys["local"], "simulate_key": keys["simulator"]}
-        write_atomically(path, json.dumps(known, indent=1))
-        path.chmod(0o600)
+        write_atomically(path, json.dumps(known, indent=1), private=True)
 
 
 def _parent() -> list[str]:

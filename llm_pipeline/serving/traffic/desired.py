@@ -58,7 +58,7 @@ def read(state: State) -> Desired:
 def keep(folder: Path, desired: Desired) -> None:
     """Leave a copy for this user's eyes only (it holds hashes of keys, not keys)."""
     try:
-        write_atomically(folder / FILE, json.dumps(asdict(desired), default=sorted))
+        write_atomically(folder / FILE, json.dumps(asdict(desired), default=sorted), private=True)
     except OSError as error:
         log.warning("no copy of the desired state can be kept in %s: %s", folder, error)
 
