@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llm_pipeline.config import load_yaml
 from llm_pipeline.errors import ConfigError, ContractError, near
@@ -74,7 +75,7 @@ def load_contract(table: str, path: Path = CONTRACTS) -> tuple[Expectation, ...]
 def validate(table: str, day: str, rows: pa.Table, path: Path = CONTRACTS) -> ContractResult:
     """Run the contract of `table` on the rows of one day (or on a whole snapshot, `day` then names it)."""
     expectations = load_contract(table, path)
-    used = {str(e.arguments["column"]) for e in expectations if "column" in e.arguments}
+    used = _used(expectations)
     # Columns of no expectation keep their names (for the column set) and lose their values, which saves the conversion.
     narrow = pa.table(
         {name: rows[name] if name in used else pa.nulls(rows.num_rows, pa.string()) for name in rows.column_names}
@@ -84,6 +85,17 @@ def validate(table: str, day: str, rows: pa.Table, path: Path = CONTRACTS) -> Co
     return ContractResult(
         table, day, rows.num_rows, tuple(_outcome(batch, expectation, rows.num_rows, path) for expectation in expectations)
     )
+
+
+def rows_for(table: str, file: Path, path: Path = CONTRACTS) -> pa.Table:
+    """What `validate` needs of a Parquet file: the values of the columns that expectations look at, and the names of the others."""
+    names, used = pq.read_schema(file).names, _used(load_contract(table, path))
+    rows = pq.read_table(file, columns=[name for name in names if name in used])
+    return pa.table({name: rows[name] if name in used else pa.nulls(rows.num_rows, pa.string()) for name in names})
+
+
+def _used(expectations: Sequence[Expectation]) -> set[str]:
+    return {str(e.arguments["column"]) for e in expectations if "column" in e.arguments}
 
 
 @cache

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from llm_pipeline.curation.tally import batches, frequency, tally
 from llm_pipeline.store import Home
 
 Action = Literal["removed", "quarantined", "changed"]
@@ -62,9 +62,8 @@ def whole_ledger(home: Home, days: Sequence[str] | None = None) -> pa.Table:
     """All days' removals, quarantines and changes as one table, with what the newest snapshot left out of those days."""
     tables = [home.lake.read(name, there) for name in LEDGERS if (there := _known(home.lake.days(name), days))]
     if home.artifacts.has("corpus_snapshot"):
-        clusters = pq.read_table(home.artifacts.named("corpus_snapshot").file("clusters.parquet"))
-        gone = [row for row in clusters.to_pylist() if not row["keep"] and (days is None or row["day"] in days)]
-        tables.append(pa.concat_tables([ledger_table(row["day"], [_left_out(row)]) for row in gone] or [LEDGER_SCHEMA.empty_table()]))
+        clusters = home.artifacts.named("corpus_snapshot").file("clusters.parquet")
+        tables += [_left_out(table, days) for table in batches(clusters, "id", "day", "keep", "reason", "kept_id", "matched", "jaccard")]
     return pa.concat_tables(tables) if tables else LEDGER_SCHEMA.empty_table()
 
 
@@ -72,14 +71,31 @@ def _known(have: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
     return [day for day in have if wanted is None or day in wanted]
 
 
-def _left_out(row: Mapping[str, Any]) -> Entry:
-    detail = f"twin of {row['kept_id']}" if row["kept_id"] else f"holds {row['matched']}" if row["matched"] else ""
-    return Entry(row["id"], "", 0, "corpus_snapshot", row["reason"], "removed", row["jaccard"], detail)
+def _left_out(clusters: pa.Table, days: Sequence[str] | None) -> pa.Table:
+    """The ledger of what a snapshot left out of some days."""
+    gone = clusters.filter(pc.invert(clusters["keep"]))
+    if days is not None:
+        gone = gone.filter(pc.is_in(gone["day"], pa.array(days, pa.string())))
+    joined: Any = pc.binary_join_element_wise
+    twins, leaks = (joined(pa.scalar(word), gone[name], " ") for word, name in (("twin of", "kept_id"), ("holds", "matched")))
+    made = {
+        "day": gone["day"],
+        "id": gone["id"],
+        "rule": gone["reason"],
+        "score": gone["jaccard"],
+        "detail": pc.coalesce(twins, leaks, ""),
+        **{name: pa.repeat(pa.scalar(value, pa.string()), gone.num_rows) for name, value in _SNAPSHOT.items()},
+        "row": pa.repeat(pa.scalar(0, pa.int64()), gone.num_rows),
+    }
+    return pa.table({name: made[name] for name in LEDGER_SCHEMA.names}).cast(LEDGER_SCHEMA)
+
+
+_SNAPSHOT = {"uri": "", "stage": "corpus_snapshot", "action": "removed"}
 
 
 def counts_by_rule(ledger: pa.Table) -> list[dict[str, Any]]:
     """[{action, rule, count}], the most frequent first."""
-    pairs = Counter(zip(ledger["action"].to_pylist(), ledger["rule"].to_pylist(), strict=True))
+    pairs = tally([ledger], "action", "rule")
     return [
         {"action": action, "rule": rule, "count": n} for (action, rule), n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     ]
@@ -104,5 +120,5 @@ class Reconciliation:
 
 
 def reconcile(received: int, kept: int, ledger: pa.Table) -> Reconciliation:
-    actions = Counter(ledger["action"].to_pylist())
+    actions = frequency(ledger, "action")
     return Reconciliation(received, kept, actions["removed"], actions["quarantined"])

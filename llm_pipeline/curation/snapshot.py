@@ -6,7 +6,6 @@ Nothing disappears: `clusters.parquet` has one row for every document of the win
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from llm_pipeline.curation import dedup
 from llm_pipeline.curation.decontamination import RULE, Questions, Suites
-from llm_pipeline.curation.dedup import THRESHOLD, WINDOW, decide, tables
+from llm_pipeline.curation.dedup import THRESHOLD, WINDOW, Verdicts, decide, tables
 from llm_pipeline.curation.dedup_shingles import Numbers
 from llm_pipeline.curation.dedup_sketches import Sketches
 from llm_pipeline.curation.suites import load_suite_rows
@@ -77,9 +76,8 @@ def build_snapshot(home: Home, until: str | None = None, window_days: int = WIND
     }
 
     def make(folder: Path) -> Mapping[str, Any]:
-        select(Days(home.lake, chosen.days), load_suite_rows(suites) if suites else {}, folder)
-        clusters = pq.read_table(folder / "clusters.parquet", columns=["cluster_id", "reason"])
-        return {"until": chosen.until, "days": list(chosen.days), "suites": suites.id if suites else None, **summary(clusters)}
+        verdicts = select(Days(home.lake, chosen.days), load_suite_rows(suites) if suites else {}, folder)
+        return {"until": chosen.until, "days": list(chosen.days), "suites": suites.id if suites else None, **summary(verdicts)}
 
     return home.artifacts.build("corpus_snapshot", inputs, make)
 
@@ -110,8 +108,8 @@ class Days:
             yield self.lake.read("scrubbed_documents", [day]).sort_by("id")
 
 
-def select(days: Days, suites: Suites, folder: Path) -> None:
-    """Write `documents.parquet` (kept, with cluster_id) and `clusters.parquet` (a verdict on every document), by day and id.
+def select(days: Days, suites: Suites, folder: Path) -> Verdicts:
+    """Write `documents.parquet` (kept, with cluster_id) and `clusters.parquet` (the verdict on every document), by day and id.
 
     Leaks go first, then older revisions of articles, then duplicates among what is left.
     """
@@ -127,6 +125,7 @@ def select(days: Days, suites: Suites, folder: Path) -> None:
         verdicts.reason[leaked], verdicts.reason[old] = CONTAMINATED, SUPERSEDED
         verdicts.kept[old] = verdicts.kept[new]
         _write(days, tables(sketches, verdicts, REASONS), leaks, folder)
+    return verdicts
 
 
 def _write(days: Days, verdicts: Iterator[pa.Table], leaks: Mapping[int, str], folder: Path) -> None:
@@ -163,27 +162,30 @@ class Articles:
         return old, new
 
 
-def summary(clusters: pa.Table) -> dict[str, Any]:
+def summary(verdicts: Verdicts) -> dict[str, Any]:
     """Counts by reason, and how many clusters there are of each size above one."""
-    reasons = Counter(map(str, clusters["reason"].to_pylist()))
-    sizes = Counter(Counter(clusters["cluster_id"].to_pylist()).values())
+    reasons, documents = np.unique(verdicts.reason, return_counts=True)
+    sizes, clusters = np.unique(np.unique(verdicts.cluster, return_counts=True)[1], return_counts=True)
     return {
-        "documents": clusters.num_rows,
-        "reasons": dict(sorted(reasons.items())),
-        "cluster_sizes": {str(size): number for size, number in sorted(sizes.items()) if size > 1},
+        "documents": len(verdicts.reason),
+        "reasons": dict(sorted((REASONS[reason], n) for reason, n in zip(reasons, documents.tolist(), strict=True))),
+        "cluster_sizes": {str(size): n for size, n in zip(sizes.tolist(), clusters.tolist(), strict=True) if size > 1},
     }
 
 
 def problems(clusters: pa.Table) -> list[str]:
     """What is wrong with a snapshot's clusters: every removed duplicate must name a kept document of the window."""
-    rows = clusters.to_pylist()
-    kept = {row["id"] for row in rows if row["keep"]}
-    found = [] if kept else ["no document was kept"]
-    orphans = [row["id"] for row in rows if row["reason"].endswith("duplicate") and row["kept_id"] not in kept]
-    if orphans:
+    kept = clusters["id"].filter(clusters["keep"]).combine_chunks()
+    found = [] if len(kept) else ["no document was kept"]
+    twins = clusters.filter(pc.ends_with(clusters["reason"], "duplicate"))
+    orphans = twins.filter(pc.invert(pc.is_in(twins["kept_id"], kept)))["id"]
+    if len(orphans):
         found.append(f"{len(orphans)} removed duplicates name no kept twin (first: {orphans[0]})")
-    weak = [row["id"] for row in rows if row["reason"].endswith("duplicate") and (row["jaccard"] or 0) < THRESHOLD]
-    if weak:
+    similar: Any = pc.fill_null(twins["jaccard"], 0.0)
+    weak = twins.filter(pc.less(similar, pa.scalar(THRESHOLD)))["id"]
+    if len(weak):
         found.append(f"{len(weak)} removed duplicates are less similar than {THRESHOLD} to their twin (first: {weak[0]})")
-    unnamed = [row["id"] for row in rows if row["reason"] == "contaminated" and not row["matched"]]
-    return found + ([f"{len(unnamed)} contaminated documents name no question"] if unnamed else [])
+    leaks = clusters.filter(pc.equal(clusters["reason"], pa.scalar(REASONS[CONTAMINATED])))
+    named = leaks.filter(pc.not_equal(leaks["matched"], pa.scalar("")))
+    unnamed = leaks.num_rows - named.num_rows
+    return found + ([f"{unnamed} contaminated documents name no question"] if unnamed else [])

@@ -1,15 +1,16 @@
 """Curation as assets: raw sources, documents, and what survives the filters, day by day."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llm_pipeline.curation.ledger import reconcile
 from llm_pipeline.curation.sources import Source, load_sources
+from llm_pipeline.curation.tally import frequency
 from llm_pipeline.defs import curation_datasets
 from llm_pipeline.defs.resources import HomeResource, home_folder
 from llm_pipeline.defs.tables import DAILY, check_contract, check_reconciles, contract_spec, reconciliation_spec, rules
@@ -53,13 +54,13 @@ def publish(
 
 def mix(rows: pa.Table, column: str) -> dg.MetadataValue[Any]:
     """How often each value of a column occurs."""
-    return dg.MetadataValue.json(dict(Counter(str(value) for value in rows[column].to_pylist()).most_common(12)))
+    return dg.MetadataValue.json(dict(frequency(rows, column).most_common(12)))
 
 
 def titles(rows: pa.Table, n: int = 5) -> dg.MetadataValue[Any]:
     """A few titles of articles and documentation spread over the day; never text, nor titles of conversations, which may be private."""
-    shown = [title for title, kind in zip(rows["title"].to_pylist(), rows["kind"].to_pylist(), strict=True) if kind in ("article", "web")]
-    return dg.MetadataValue.json(shown[:: max(1, len(shown) // n)][:n])
+    shown = rows["title"].filter(pc.is_in(rows["kind"], pa.array(["article", "web"])))
+    return dg.MetadataValue.json([title.as_py() for title in shown[:: max(1, len(shown) // n)][:n]])
 
 
 def policy_version() -> str:
@@ -94,12 +95,13 @@ def raw_asset(source: Source) -> dg.AssetsDefinition:
         except PipelineError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         version = place.lake.replace(f"raw_{source.name}", day, rows)
-        problems = Counter(str(problem).split(":")[0] for problem in rows["problem"].drop_null().to_pylist())
+        codes = pc.replace_substring_regex(rows["problem"], "(?s):.*", "")
+        problems = frequency(pa.table({"problem": codes}), "problem")
         metadata = {
             "dagster/row_count": rows.num_rows,
             "damaged": sum(problems.values()),
             "problems": dg.MetadataValue.json(dict(problems)),
-            "bytes": sum(len(content or b"") for content in rows["content"].to_pylist()),
+            "bytes": pc.sum(pc.binary_length(rows["content"])).as_py() or 0,
             "media_types": mix(rows, "media_type"),
             **{name: getattr(source, name) for name in ("licence", "owner", "consent", "policy")},
         }

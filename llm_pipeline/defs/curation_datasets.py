@@ -1,14 +1,15 @@
 """Curation as assets, second half: scrubbed documents, signatures, and the snapshots that training and evaluation read."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llm_pipeline.curation.sources import load_sources
+from llm_pipeline.curation.tally import frequency
 from llm_pipeline.defs.plots import figure
 from llm_pipeline.defs.resources import HomeResource
 from llm_pipeline.defs.tables import DAILY, SNAPSHOT, bars, blocking, check, check_contract, contract_spec, made, records
@@ -66,11 +67,11 @@ def scrubbed_documents(context: dg.AssetExecutionContext, home: HomeResource) ->
     place.lake.replace("scrubbed_ledger", day, ledger)
     place.lake.replace("scrubbed_spans", day, spans)
     version = place.lake.replace("scrubbed_documents", day, rows)
-    types = dict(Counter(str(entity) for entity in spans["entity"].to_pylist()).most_common())
+    types = dict(frequency(spans, "entity").most_common())
     metadata: dict[str, Any] = {
         "dagster/row_count": rows.num_rows,
         "spans": spans.num_rows,
-        "documents_changed": len(set(spans["id"].to_pylist())),
+        "documents_changed": pc.count_distinct(spans["id"]).as_py(),
         "types": records([{"entity": name, "spans": n, "mode": policy.mode(name)} for name, n in types.items()]),
         "examples": records([dict(example) for example in examples(rows, spans)]),
         "policy": policy.id,
@@ -95,7 +96,7 @@ def signatures(context: dg.AssetExecutionContext, home: HomeResource) -> dg.Mate
     rows: pa.Table = place.lake.read("scrubbed_documents", [day], ["id", "text"])
     [signed] = map_chunks(lambda chunk: [sign(ids(chunk), texts(chunk))], rows)
     version = place.lake.replace("signatures", day, signed)
-    metadata = {"dagster/row_count": signed.num_rows, "distinct_texts": len(set(signed["text_hash"].to_pylist()))}
+    metadata = {"dagster/row_count": signed.num_rows, "distinct_texts": pc.count_distinct(signed["text_hash"]).as_py()}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 
 
@@ -127,7 +128,8 @@ def evaluation_suites(home: HomeResource) -> dg.MaterializeResult[Any]:
 )
 def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     """A window of days without duplicates (over all days), older article revisions and evaluation questions; one verdict per document."""
-    from llm_pipeline.curation.heterogeneity import heterogeneity, plots
+    from llm_pipeline.curation.contracts import rows_for
+    from llm_pipeline.curation.heterogeneity import heterogeneity, plots, sample
     from llm_pipeline.curation.snapshot import build_snapshot, problems
 
     place = home.open()
@@ -135,10 +137,10 @@ def corpus_snapshot(config: SnapshotConfig, home: HomeResource) -> Results:
     place.lake.tag("scrubbed_documents", artifact.info["days"], f"snapshot-{artifact.id}")
     clusters = pq.read_table(artifact.file("clusters.parquet"))
     info = artifact.info
-    documents = pq.read_table(artifact.file("documents.parquet"))
-    yield check_contract(place, "corpus_snapshot", str(info["until"]), documents)
+    documents = artifact.file("documents.parquet")
+    yield check_contract(place, "corpus_snapshot", str(info["until"]), rows_for("corpus_snapshot", documents))
     yield check("corpus_snapshot", "removals_are_explained", problems(clusters))
-    variety = heterogeneity(documents.select(["id", "text", "source", "kind", "language", "cluster_id"]))
+    variety = heterogeneity(sample(documents, ["id", "text", "source", "kind", "language", "cluster_id"]))
     metadata = {
         "dagster/row_count": info["reasons"].get("kept", 0),
         "variety": dg.MetadataValue.json(variety),

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from llm_pipeline.curation.ledger import LEDGERS
+from llm_pipeline.curation.tally import batches, tally
 from llm_pipeline.governance.cards import Card, Section, mapping_rows
 from llm_pipeline.store import Artifact, Home
 
 KIND = "data_card"
 _GROUPED = ("source", "licence", "kind", "language")
+_RULED = ("stage", "rule", "action")
 Groups = Counter[tuple[Any, ...]]
 """Documents by what `_GROUPED` names."""
 
@@ -36,8 +35,8 @@ def build_data_card(home: Home) -> Artifact:
 
 def data_card(home: Home, snapshot: Artifact, days: Sequence[str]) -> tuple[Card, dict[str, Any]]:
     groups = _groups(snapshot.file("documents.parquet"))
-    clusters = pq.read_table(snapshot.file("clusters.parquet"), columns=["reason"])["reason"].to_pylist()
-    removed = {reason: count for reason, count in Counter(clusters).most_common() if reason != "kept"}
+    reasons = tally(batches(snapshot.file("clusters.parquet"), "reason"), "reason")
+    removed = {reason: count for (reason,), count in reasons.most_common() if reason != "kept"}
     sections = [
         Section(
             "What it is",
@@ -74,13 +73,8 @@ def corpus_card(documents: Path, ledger: Mapping[tuple[str, str, str], int]) -> 
 
 
 def _groups(documents: Path) -> Groups:
-    """How many documents there are of each source, licence, kind and language; read by batches, as there may be many."""
-    groups: Groups = Counter()
-    for batch in pq.ParquetFile(documents).iter_batches(columns=list(_GROUPED)):
-        counted = pa.Table.from_batches([batch]).group_by(list(_GROUPED)).aggregate([([], "count_all")])
-        for *group, n in zip(*(counted[name].to_pylist() for name in (*_GROUPED, "count_all")), strict=True):
-            groups[tuple(group)] += n
-    return groups
+    """How many documents there are of each source, licence, kind and language."""
+    return tally(batches(documents, *_GROUPED), *_GROUPED)
 
 
 def _contents(groups: Groups) -> list[Section]:
@@ -116,14 +110,13 @@ def _by_text(item: tuple[tuple[Any, ...], int]) -> tuple[str, ...]:
 
 
 def _days(snapshot: Artifact) -> list[str]:
-    return sorted({str(day) for day in pq.read_table(snapshot.file("clusters.parquet"), columns=["day"])["day"].to_pylist()})
+    return sorted(str(day) for (day,) in tally(batches(snapshot.file("clusters.parquet"), "day"), "day"))
 
 
 def _ledger(home: Home, days: Sequence[str]) -> Counter[tuple[str, str, str]]:
     found: Counter[tuple[str, str, str]] = Counter()
     for table in LEDGERS:
-        there = [day for day in home.lake.days(table) if day in set(days)]
-        if there:
-            rows = home.lake.read(table, there, ["stage", "rule", "action"]).to_pylist()
-            found.update((str(row["stage"]), str(row["rule"]), str(row["action"])) for row in rows)
+        there = [day for day in home.lake.days(table) if day in days]
+        rules = tally((home.lake.read(table, [day], _RULED) for day in there), *_RULED)
+        found.update({(str(stage), str(rule), str(action)): n for (stage, rule, action), n in rules.items()})
     return found

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from llm_pipeline.curation.tally import batches
 from llm_pipeline.errors import MissingError
 from llm_pipeline.monitoring.drift import DEFAULT_RULE, DriftRule, Embed, Reference, pick_reference
 from llm_pipeline.store import Artifact, Home, content_hash, read_jsonl, write_jsonl
@@ -56,11 +56,11 @@ def load_reference(artifact: Artifact, rule: DriftRule = DEFAULT_RULE) -> Refere
 
 def snapshot_questions(snapshot: Artifact) -> list[str]:
     """What users ask in the kept conversations of a corpus snapshot."""
-    rows = pq.read_table(snapshot.file("documents.parquet"), columns=["kind", "messages"]).to_pylist()
     found = []
-    for row in rows:
-        if row["kind"] == "conversation" and row["messages"]:
-            found += [str(turn["content"]) for turn in json.loads(row["messages"]) if turn.get("role") == "user"]
+    for table in batches(snapshot.file("documents.parquet"), "kind", "messages"):
+        for row in table.to_pylist():
+            if row["kind"] == "conversation" and row["messages"]:
+                found += [str(turn["content"]) for turn in json.loads(row["messages"]) if turn.get("role") == "user"]
     return found
 
 
