@@ -146,6 +146,19 @@ class Artifacts:
         self.point(kind, "latest", identity)
         return self.get(kind, identity, reused=reused)
 
+    def sweep(self, kind: str) -> list[str]:
+        """Remove the folders that killed builders (and removers) left, and return their names; one that is at work is not disturbed."""
+        left: dict[str, list[Path]] = {}
+        for path in (self.root / kind).glob(".*.*/"):
+            left.setdefault(path.name.split(".")[1], []).append(path)
+        swept = []
+        for identity, paths in left.items():
+            with _locked(self.root / kind / f".{identity}.lock", wait=False) as ours:
+                for path in paths if ours else ():
+                    shutil.rmtree(path, ignore_errors=True)
+                    swept.append(path.name)
+        return sorted(swept)
+
     def get(self, kind: str, identity: str, *, reused: bool = False) -> Artifact:
         path = self.root / kind / identity
         try:
@@ -246,12 +259,16 @@ def _with_day(rows: pa.Table, day: str) -> pa.Table:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel releases it when the process ends, however it ends."""
+def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock on `path`; the kernel releases it when the process ends, however it ends. False where others have it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @dataclass(frozen=True)

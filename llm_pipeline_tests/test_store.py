@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,3 +52,37 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path: Pa
     with pytest.raises(TypeError):
         write_atomically(tmp_path / "a", 5)  # type: ignore[arg-type]
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from llm_pipeline.store import Artifacts
+
+def make(folder):
+    (folder / "half").write_text("x")
+    print(folder.name, flush=True)
+    sys.stdin.readline()
+    return {}
+
+Artifacts(Path(sys.argv[1])).build("index", {"n": sys.argv[2]}, make)
+"""
+
+
+def test_what_killed_builders_left_is_swept_and_no_work_in_progress(tmp_path: Path) -> None:
+    """Two builders at work; one is killed: its folder goes, the other's stays and becomes the artefact."""
+    at_work = [
+        subprocess.Popen([sys.executable, "-c", BUILDER, str(tmp_path), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("killed", "alive")
+    ]
+    folders = [str(builder.stdout.readline().strip()) for builder in at_work if builder.stdout]
+    (tmp_path / "index" / ".0123456789abcdef.removed").mkdir()
+    assert Artifacts(tmp_path).sweep("index") == [".0123456789abcdef.removed"]
+    at_work[0].kill()
+    at_work[0].communicate()
+    assert Artifacts(tmp_path).sweep("index") == [folders[0]]
+    assert Artifacts(tmp_path).sweep("index") == []
+    at_work[1].communicate("\n")
+    assert at_work[1].returncode == 0
+    assert Artifacts(tmp_path).named("index").file("half").read_text() == "x"
+    assert not [path.name for path in (tmp_path / "index").glob(".*.*/")]

@@ -181,8 +181,8 @@ def problems(clusters: pa.Table) -> list[str]:
     orphans = twins.filter(pc.invert(pc.is_in(twins["kept_id"], kept)))["id"]
     if len(orphans):
         found.append(f"{len(orphans)} removed duplicates name no kept twin (first: {orphans[0]})")
-    similar: Any = pc.fill_null(twins["jaccard"], 0.0)
-    weak = twins.filter(pc.less(similar, pa.scalar(THRESHOLD)))["id"]
+    unlike: Any = pc.less(twins["jaccard"], pa.scalar(THRESHOLD))
+    weak = twins.filter(pc.fill_null(unlike, True))["id"]
     if len(weak):
         found.append(f"{len(weak)} removed duplicates are less similar than {THRESHOLD} to their twin (first: {weak[0]})")
     leaks = clusters.filter(pc.equal(clusters["reason"], pa.scalar(REASONS[CONTAMINATED])))

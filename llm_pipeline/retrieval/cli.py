@@ -205,13 +205,18 @@ def gc(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove generations, except the newest, the live one and those that releases name. Example: llm-pipeline index gc --keep 2"""
+    """Remove generations, except the newest, the live one and those that releases name, and what killed builds left.
+
+    Example: llm-pipeline index gc --keep 2"""
     from llm_pipeline.retrieval.generations import collect_garbage, generations, released
+    from llm_pipeline.retrieval.index import KIND
 
     root, named = _root(index, home), released(open_home(home))
+    unfinished = Artifacts(root).sweep(KIND)
     removed = collect_garbage(root, named, keep)
     freed = round(sum(generation.megabytes for generation in removed), 1)
-    show({"removed": [g.id for g in removed], "kept": len(generations(root, named)), "freed_mb": freed}, as_json)
+    kept = len(generations(root, named))
+    show({"removed": [g.id for g in removed], "unfinished": len(unfinished), "kept": kept, "freed_mb": freed}, as_json)
 
 
 def _root(index: Path | None, home: Path | None) -> Path:

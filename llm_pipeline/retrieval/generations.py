@@ -74,14 +74,17 @@ def roll_back(root: Path, identity: str | None = None) -> Artifact:
 def collect_garbage(root: Path, released: Collection[str] = (), keep: int = KEEP) -> list[Generation]:
     """Remove all but the `keep` newest generations, the live one, and those that releases name; return what was removed.
 
+    What builds that were killed left goes as well.
+
     A generation disappears by one rename, so nobody opens half of one; who reads it already goes on while its files are open.
     """
     if keep < 1:
         raise InputError(f"keep: received {keep}, expected at least 1")
+    Artifacts(root).sweep(KIND)
     known = generations(root, released)
     removed = [generation for generation in known[keep:] if not (generation.live or generation.released)]
     for generation in removed:
         doomed = root / KIND / f".{generation.id}.removed"
         (root / KIND / generation.id).rename(doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     return removed

@@ -70,7 +70,7 @@ def _discard_if_damaged(folder: Path) -> None:
     if folder.exists() and not intact(folder):
         doomed = folder.with_name(f".{folder.name}.damaged.{os.getpid()}")
         folder.rename(doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def newest(chunks: pa.Table) -> pa.Table:

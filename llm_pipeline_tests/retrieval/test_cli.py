@@ -124,7 +124,10 @@ def test_generations_come_go_and_come_back(tmp_path: Path) -> None:
         roll_back(home.indexes)
     with pytest.raises(MissingError, match="no vector_index 'nope'"):
         roll_back(home.indexes, "nope")
-    assert run("gc", "--keep", 1, "--home", home.root)["removed"] == [ids[3], ids[1]]
+    (home.indexes / "vector_index" / ".0123456789abcdef.killed").mkdir()
+    collected = run("gc", "--keep", 1, "--home", home.root)
+    assert (collected["removed"], collected["unfinished"]) == ([ids[3], ids[1]], 1)
+    assert not list((home.indexes / "vector_index").glob(".*.*/"))
     assert [(g.id, g.released) for g in generations(home.indexes, released(home))] == [(ids[4], False), (ids[2], True), (ids[0], False)]
     assert Artifacts(home.indexes).named("vector_index", "live").id == ids[0]
     assert collect_garbage(home.indexes, {ids[2]}, keep=3) == []
