@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,13 +20,14 @@ from llm_pipeline.errors import ContractError, InputError, MissingError
 from llm_pipeline.paths import PROJECT
 from llm_pipeline.retrieval import generation as generation_module
 from llm_pipeline.retrieval import index as index_module
+from llm_pipeline.retrieval import passages as passages_module
 from llm_pipeline.retrieval.chunking import chunk_table
 from llm_pipeline.retrieval.embedding import Embedder
 from llm_pipeline.retrieval.embedding_cache import EmbeddingCache
 from llm_pipeline.retrieval.generation import verify, verify_embedder, write_generation
 from llm_pipeline.retrieval.index import build_index, newest, without_leaks
 from llm_pipeline.retrieval.metrics import evaluate
-from llm_pipeline.retrieval.search import Searcher, first_of_each_text, fuse
+from llm_pipeline.retrieval.search import Searcher, first_of_each_text, fuse, starts
 from llm_pipeline.store import Artifacts, Home, write_jsonl
 
 DAY, NEXT = "2026-01-01", "2026-01-02"
@@ -71,11 +73,9 @@ def test_finds_the_article_that_answers(built: tuple[Home, Searcher]) -> None:
 
 def test_vector_search_is_exact(built: tuple[Home, Searcher]) -> None:
     _, searcher = built
-    rows = searcher._table.to_arrow().to_pylist()
-    matrix = np.array([row["vector"] for row in rows])
+    matrix = np.array(searcher._table.to_table(["vector"])["vector"].to_pylist())
     query = searcher.embedder("What is the monthly fee of Brand3 Account?")
-    best = [rows[i]["id"] for i in np.argsort(-(matrix @ query))[:5]]
-    assert [row["id"] for row in searcher.by_vector(query, 5)] == best
+    assert searcher.nearest(query, 5) == np.argsort(-(matrix @ query))[:5].tolist()
 
 
 @pytest.mark.parametrize(
@@ -187,17 +187,33 @@ def write(folder: Path, rows: pa.Table, vectors: Any) -> None:
     write_generation(folder, rows, rows["text"].to_pylist(), vectors, None, np.zeros(1, np.int64), Embedder().space)
 
 
-@pytest.mark.slow
 def test_the_approximate_index_finds_what_brute_force_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from several batches, and where only some may be found."""
     monkeypatch.setattr(generation_module, "APPROXIMATE_FROM", 2_000)
+    monkeypatch.setattr(passages_module, "BATCH", 700)
+    monkeypatch.setattr(generation_module, "BATCH", 700)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(60, 384))
     vectors = (centres[rng.integers(0, 60, 3_000)] + 0.6 * rng.normal(size=(3_000, 384))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     text = [f"text {i}" for i in range(3_000)]
-    rows = pa.table(dict.fromkeys(("id", "document_id", "uri", "external_id", "source", "title", "text"), text))
+    rows = pa.table(dict.fromkeys(("id", "document_id", "uri", "external_id", "title", "text"), text) | {"source": ["a", "b", "c"] * 1_000})
     write(tmp_path, rows, vectors)
     assert verify(tmp_path, text, vectors)["vector_recall"] >= 0.98
+    searcher = Searcher(tmp_path, reranker=None)
+    assert [row["id"] for row in searcher.passages.rows([2_999, 0, 700, 699])] == [text[i] for i in (2_999, 0, 700, 699)]
+    best = np.argsort(-(vectors[1::3] @ vectors[5]))[:5] * 3 + 1
+    assert searcher.nearest(vectors[5], 5, "source = 'b'") == best.tolist()
+    assert list(searcher.matching("text 2999", 1)) == [2_999]
+
+
+def test_a_row_is_told_by_its_place_in_a_table_of_several_files(tmp_path: Path) -> None:
+    for start, mode in ((0, "create"), (3, "append"), (5, "append")):
+        lance.write_dataset(pa.table({"n": range(start, start + 3 - start % 2)}), tmp_path / "t", mode=mode)
+    table = lance.dataset(tmp_path / "t")
+    places = table.to_table(with_row_id=True).to_pylist()
+    assert [row["n"] for row in places] == [starts(table)[row["_rowid"] >> 32] + (row["_rowid"] & 0xFFFFFFFF) for row in places]
+    assert len({row["_rowid"] >> 32 for row in places}) == 3
 
 
 def test_what_is_gone_is_not_found(tmp_path: Path, embedder: Embedder) -> None:
@@ -255,13 +271,11 @@ def test_vectors_are_unit_and_do_not_depend_on_their_batch(embedder: Embedder) -
 
 
 def test_fusion_by_hand() -> None:
-    def row(name: str, text: str | None = None) -> dict[str, Any]:
-        return dict.fromkeys(("document_id", "uri", "external_id", "source", "title"), name) | {"id": name, "text": text or name}
-
-    found = fuse([[row("a"), row("b"), row("c", "a ")], [row("b"), row("d")]], constant=10)
-    assert [r["id"] for r in found] == ["b", "a", "d", "c"]
-    assert [r["_fused"] for r in found] == pytest.approx([1 / 12 + 1 / 11, 1 / 11, 1 / 12, 1 / 13])
-    assert [r["id"] for r in first_of_each_text(found)] == ["b", "a", "d"]
+    found = fuse([[0, 1, 2], [1, 3]], constant=10)
+    assert list(found) == [1, 0, 3, 2]
+    assert list(found.values()) == pytest.approx([1 / 12 + 1 / 11, 1 / 11, 1 / 12, 1 / 13])
+    assert list(fuse([[7], [3]])) == [3, 7]
+    assert [r["id"] for r in first_of_each_text([{"id": "a", "text": "x y"}, {"id": "b", "text": "x  y "}])] == ["a"]
 
 
 @pytest.mark.slow
