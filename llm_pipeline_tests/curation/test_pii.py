@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llm_pipeline.curation.pii import PiiPolicy, load_policy, scan_texts, validators
 from llm_pipeline.curation.pii.finders import finders
+from llm_pipeline.curation.pii.identifiers import IDENTIFIERS
 from llm_pipeline.curation.pii.policy import ENTITIES
 from llm_pipeline.curation.pii.windows import windows
 from llm_pipeline.errors import ConfigError
@@ -63,6 +64,25 @@ FOUND = [
     ("DATE_OF_BIRTH", "the goalkeeper (b. 12/05/1969) and the coach", "12/05/1969"),
     ("NATIONAL_ID", "SteuerID;weg\n86095742719;2019-01-25", "86095742719"),
     ("IP_ADDRESS", "the server 8.8.4.4 answered", "8.8.4.4"),
+    ("IP_ADDRESS", "firmware 4.2.81 on WAN 198.51.100.23 since May", "198.51.100.23"),
+    ("MAC_ADDRESS", "ether 0012.3456.7890 up", "0012.3456.7890"),
+    ("API_KEY", "mot de passe: Tr0mpette", "Tr0mpette"),
+    ("API_KEY", "the passcode was changed to blau-7-wal today", "blau-7-wal"),
+    ("API_KEY", "login: root / Wal#7blau", "Wal#7blau"),
+    ("API_KEY", "sshpass -p 'wal-7-blau' ssh root@host", "wal-7-blau"),
+    ("NATIONAL_ID", "personnr 811218-9876 saknas", "811218-9876"),
+    ("NATIONAL_ID", "Rentenversicherungsnummer 65 170839 J 003 fehlt", "65 170839 J 003"),
+    ("NATIONAL_ID", "her national identity number 44051401359 was on it", "44051401359"),
+    ("NATIONAL_ID", "SIN 046 454 286 on the slip", "046 454 286"),
+    ("US_SSN", "somebody wrote 536 22 8726 on it", "536 22 8726"),
+    ("US_ITIN", "it says 912-70-1234 here", "912-70-1234"),
+    ("UK_NINO", "leaver: ab 123456 c, March", "ab 123456 c"),
+    ("PHONE_NUMBER", "Elm House\n0571340021\nsince May", "0571340021"),
+    ("PHONE_NUMBER", "puoi chiamarmi o llamarme al 601 549 800.", "601 549 800"),
+    ("CREDIT_CARD", "id,card,paid\n7,4111 1111 1111 1111,304.39", "4111 1111 1111 1111"),
+    ("BANK_ACCOUNT", "RIB : 30004 00031 00001234567 43", "30004 00031 00001234567 43"),
+    ("DATE_OF_BIRTH", "urodzona 4 marca 1985 w Gdyni", "4 marca 1985"),
+    ("STREET_ADDRESS", "it went to 418 El Camino Real, Salem, OR 97301", "418 El Camino Real, Salem, OR 97301"),
 ]
 PUBLIC = [
     "The monthly fee of the Harbor Current Account is $4.50 and the limit is $1,234.50.",
@@ -78,6 +98,8 @@ PUBLIC = [
     "password = os.environ['PASSWORD'], token=None, secret: <your-secret>",
     "Clone git@github.com:kestrel/docs.git; needs at least 1.8.15.25.",
     "Listening on 127.0.0.1 and 0.0.0.0, 2024-12-31 23:59:59.",
+    "12-03-24 20240312 ok; moved 204577 83920174 rows, 10 Broadway shows, statement 017128642 of the account.",
+    "A password is hashed with SHA-512; the passcode has 6-8 digits, the password was reset to default; login: kiosk / guest.",
 ]
 
 
@@ -99,6 +121,9 @@ def test_every_declared_type_has_an_example() -> None:
         ("driving licence MORGA657054SM9IJ, tel +1 212 555 0187", ["MORGA657054SM9IJ", "+1 212 555 0187"]),
         ("SEPA mandate 4790121220 / debtor account DK5000400440116243", ["DK5000400440116243"]),
         ("cards 4111111111111111 and 5500005555555559", ["4111111111111111", "5500005555555559"]),
+        ("born 12 March 1985, not 13.03.1985", ["12 March 1985", "13.03.1985"]),
+        ("pay 20-45-77, 83920174 or the voided cheque's 021000021 and 4839201744", ["20-45-77", "83920174", "021000021", "4839201744"]),
+        ("firmware 8.0.8.8391: passport 533401234", ["533401234"]),
     ],
 )
 def test_a_word_speaks_of_one_value_or_of_a_list(text: str, values: list[str]) -> None:
@@ -126,6 +151,10 @@ def test_all_of_an_enumeration_are_names() -> None:
 @pytest.mark.parametrize("text", PUBLIC)
 def test_leaves_public_facts_alone(text: str) -> None:
     assert [(span.entity, text[span.start : span.end]) for span in scan_texts([text], POLICY)] == []
+
+
+def test_every_identifier_can_be_checked() -> None:
+    assert not any(kind.score("12", 0) > 1 for kind in IDENTIFIERS), "asks each for its check digits, so that a missing module shows"
 
 
 def test_checksums() -> None:

@@ -11,7 +11,8 @@ from llm_pipeline.curation.pii.windows import Finder, Found, cased
 _MONTH = (
     r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|J[aä]nner|Mär|Mai|Okt|Dez|janv|févr|mars|avr|juin|juil|août|déc|ene|enero|abr|"
     r"ago"
-    r"|dic|gen|mag|giu|lug|set|ott|maart|mei|mrt|fev|mai|out|dez)[a-zéû]*\.?"
+    r"|dic|gen|mag|giu|lug|set|ott|maart|mei|maj|mrt|fev|fév|mai|out|dez|sty|lut|kwi|cze|lip|sie|wrz|paź|lis|gru|tammi|helmi|maalis|huhti"
+    r"|touko|kesä|heinä|elo|syys|loka|marras|joulu|led|úno|bře|dub|kvě|čer|srp|zář|říj|pro)[^\W\d_]*\.?"
 )
 _DATE = re.compile(
     rf"(?<![\w.$-])(?:(?:19|20)[0-9]{{2}}([-/. ])[0-9]{{1,2}}\1[0-9]{{1,2}}(?:T[0-9:.]+Z?)?|[0-9]{{1,2}}([-/. ])[0-9]{{1,2}}\2(?:19|"
@@ -23,15 +24,23 @@ _DATE = re.compile(
 )
 _WORDS = (
     "born, birth, birthday, birthdate, birthdays, dob, d o b, date of birth, geboren, geburtsdatum, geb, geburtstag, né, née, naissance, "
-    "nacimiento, nacido, nacida, nací, nascita, nato, nata, geboortedatum, nascimento, nascido, nascida, urodzenia, urodzony, urodzona, "
-    "född, født"
+    "birth date, bday, b day, birthdate, geb datum, gebdat, geburtsdat, date naiss, ddn, né le, née le, fecha de nac, f nac, "
+    "f nacimiento, nac, "
+    "nacimiento, nacido, nacida, nací, nació, cumpleaños, nascita, nato, nata, data di nasc, geboortedatum, geboortedag, gebdatum, "
+    "verjaardag, "
+    "nascimento, nasceu, nasci, nascido, nascida, urodzenia, urodzony, urodzona, urodziny, data ur, urodził, urodziła, "
+    "född, födelsedatum, födelsedag, födelsedata, fødselsdato, fødselsdag, født, fødd, syntynyt, syntymäaika, narozen, narozena, narození, "
+    "született, születési, doğum, anniversaire, compleanno"
 )
-_ABBREVIATED = re.compile(r"[(,;] ?b\. ?$")
-"""Before a date: "Ann Lee (b. 4 May 1960)"."""
+_ABBREVIATED = re.compile(r"(?:[(,;] ?b|\bur)\. ?$")
+"""Before a date: "Ann Lee (b. 4 May 1960)", "Anna Nowak, ur. 4.05.1960"."""
 _CONTEXT = Context({"birth": _WORDS}, of_dates=True)
 _ANCHOR = (
-    cased("born|birth|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|nace|naci|nací|nasci|nato|nata|urodz|född|født").replace(".", "[.]")
-    + "|[(,;] ?b[.] ?[0-9A-Z]"
+    cased(
+        "born|birth|bday|b-day|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|ddn|nac|nasc|nato|nata|urodz|data ur|föd|fød|syntym|syntyn|naroz|"
+        "szület|doğum|anniversaire|compleanno|cumple|verjaardag"
+    ).replace(".", "[.]")
+    + "|[(,;] ?b[.] ?[0-9A-Z]|ur[.] ?[0-9]"
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from llm_pipeline.curation.pii.columns import head
 
@@ -25,12 +25,15 @@ _JOINED = 6
 """Phrases of more characters may be written as one word: "api key" and "apikey", but not "a c" and "ac"."""
 _HEADED = 10
 """The head of a column counts as if it stood so many characters before the value."""
+_NUMBERS = ("nummer", "number", "nr", "num")
 _VALUE = re.compile(rf"{_PLACEHOLDER}|[0-9*](?:[ ./:*-]?[0-9*]){{3,}}")
 _DATED = re.compile(
     r"(?:19|20)[0-9]{2}(?:[-/. ][0-9]{1,2}[-/. ][0-9]{1,2})?|[0-9]{1,2}([-/. ])[0-9]{1,2}\1(?:(?:19|20)?[0-9]{2})"
     r"|[0-9]{1,2}[ -](?:19|20)[0-9]{2}"
 )
-_LISTED = re.compile(r"(?:[\s,;&/+|]|\b(?:and|or|und|oder|et|ou|y|e|o|to|then)\b)*")
+_LISTED = re.compile(
+    r"(?:[\s,;&/+|]|\b(?:and|or|not|nor|than|instead of|rather|und|oder|nicht|statt|et|ou|pas|y|e|o|no|non|en|of|niet|och|inte|to|then)\b)*"
+)
 _OWN = re.compile(rf"(?: (?:number|no|nr|num|id|is|was|are)\b\.?)?[^\w\[]{{0,4}}(?:{_PLACEHOLDER}|\w{{0,3}}[-]?\w{{0,3}}[0-9*])")
 OTHER = "#"
 """The topic of words that say a number is no one's."""
@@ -40,7 +43,7 @@ _OTHERS = (
     "section, chapter, page, port, pid, uuid, sha, hash, commit, revision, model, item, article, isin, vin, imei, parcel, receipt, "
     "bestellung, "
     "rechnung, pedido, factura, commande, facture, ordine, fattura, block, bytes, seconds, timestamp, expression, equation, doi, builds, "
-    "rollback, firmware, upgrade, compte rendu, part, parts, drawing"
+    "rollback, firmware, upgrade, compte rendu, part, parts, drawing, flight, flug, vuelo, booking, statement"
 )
 _OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9]\)?\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
 
@@ -105,6 +108,8 @@ class Context:
                     words.append(hump.group().lower())
                     said += self._ended(hump.group(), words, match.start() + hump.start(), match.start() + hump.end())
                 continue
+            if lower not in known and lower.endswith(_NUMBERS):
+                word = lower = _named(lower, known)
             words.append(lower)
             if (lower in known or word in known) and (word[1:].islower() or word.isupper() or len(word) == 1):
                 said += self._ended(word, words, *match.span())
@@ -119,6 +124,12 @@ class Context:
     def _meant(self, word: str) -> Sequence[tuple[list[str], frozenset[str]]]:
         found = self._by_last_word.get(word.lower(), ())
         return [*found, *self._by_last_word.get(word, ())] if word.isupper() else found
+
+
+def _named(word: str, known: Container[str]) -> str:
+    """What a compound is the number of, where that is known: "personnr", "Pasnummer"."""
+    stem = word.removesuffix(next(filter(word.endswith, _NUMBERS)))
+    return next((form for form in (stem, stem.removesuffix("s")) if form in known), word)
 
 
 def _begin(phrase: Said) -> int:
@@ -136,11 +147,12 @@ def nearest(text: str, said: Sequence[Said], start: int, end: int, of_dates: boo
     for topics, _, at in reversed(said):
         if at > start:
             continue
+        if at <= taken:
+            break
         if OTHER in topics and start - at <= _DENIED:
             return {**found, OTHER: start - at}
-        if at > taken:
-            for topic in topics - {OTHER}:
-                found.setdefault(topic, start - at)
+        for topic in topics - {OTHER}:
+            found.setdefault(topic, start - at)
     for topics, begin, at in said:
         if begin >= end and at <= end + AFTER and not _OWN.match(text, at):
             for topic in topics - {OTHER}:

@@ -26,12 +26,22 @@ _STRONG = frozenset(
     "street avenue road lane drive court boulevard close terrace square crescent st ave rd ln dr ct blvd mews parkway "
     "highway cir pkwy hwy".split()
 )
-_ABBREVIATED = "St|Ave|Rd|Ln|Dr|Ct|Blvd|Pl|Cir|Ter|Way|Street|Avenue|Road|Lane|Drive|Court|Place|Terrace|Close|Boulevard"
+_ABBREVIATED = (
+    "St|Ave|Rd|Ln|Dr|Ct|Blvd|Pl|Cir|Ter|Way|Pkwy|Hwy|Trl|Sq|Street|Avenue|Road|Lane|Drive|Court|Place|Terrace|Close|Boulevard|Parkway|"
+    "Highway|Circle|Trail|Loop|Square|Crescent"
+)
 """What ends a street's name also behind another suffix: "Willow Creek Pl"."""
+_WHOLE = (
+    r"(?:El |La |Via |Las |Los )?(?:Camino Real|Alameda|Embarcadero|Rambla|Olas)|(?:West |East |North |South |Upper |Lower )?Broadway"
+    r"|Kingsway|Queensway|Piccadilly|Whitehall|Bowery|Esplanade|Cheapside|Haymarket|Broadwalk|Highfield|Kingsland|Strand|Promenade"
+)
+"""Streets whose name is no name and a suffix."""
 _YEAR = re.compile("(?:19|20)[0-9]{2}[ -]")
 _LIVING = re.compile(
     r"\b(?:address|live|lives|living|lived|moved|moving|move|reside|resides|deliver|delivered"
-    r"|send|sent|ship|mail|mailed|post|located|house|home is|arrived at|left at)\b",
+    r"|send|sent|ship|shipped|shipping|mail|mailed|post|located|house|home is|arrived at|left at|went to|goes? to|going to|came to|come to"
+    r"|delivery|delivering|drop(?:ped)? (?:it |them )?(?:off )?at|over at|based at|residing|residence|resident|apartment"
+    r"|premises|parcel|package|courier|pick(?:ed)? up (?:at|from)|office at|tenancy|rent(?:ed|ing|s)?)\b",
     re.I,
 )
 _JOINED = (
@@ -62,8 +72,8 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
         rf"20)?[0-9][0-9])?,)(?:(?P<lead>{_FLAT},?\s+)(?:{_NUMBER},? )?|{_NUMBER}(?P<comma>,)? )"
         rf"(?:(?:[NSEW]|North|South|East|"
         rf"West)\.? )?"
-        rf"(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|"
-        rf"th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b\.?(?! (?:{_ABBREVIATED})\b)(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
+        rf"(?:(?P<whole>(?:{_WHOLE})\b(?! [a-z]))|(?P<name>(?:{_UP}[\w'’-]+ |[0-9]{{1,3}}(?:st|nd|rd|"
+        rf"th) ){{1,4}}?)(?P<suffix>(?i:{suffix}))\b)\.?(?! (?:{_ABBREVIATED})\b)(?: (?:NW|NE|SW|SE|[NSEW])\b)?"
         rf"(?P<flat>,?\s{_FLAT}\b)?(?P<tail>{_TAIL})?"
     )
     floor = r"[0-9]{1,2}[ºª°](?: ?(?:[A-Z]\b|dcha\.?|izda\.?|izq\.?|ctro\.?))?"
@@ -126,7 +136,7 @@ def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str,
 
     def find(text: str, low: int, high: int) -> Iterator[Found]:
         for match in pattern.finditer(text, low, high):
-            if match["suffix"].lower().rstrip(".") in _STRONG or match["lead"] or match["flat"] or match["tail"]:
+            if match["whole"] or match["suffix"].lower().rstrip(".") in _STRONG or match["lead"] or match["flat"] or match["tail"]:
                 yield match.start(), match.end(), 0.9, "STREET_ADDRESS", "street"
             elif _YEAR.match(match.group()):
                 continue

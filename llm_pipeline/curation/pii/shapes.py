@@ -36,7 +36,8 @@ _TWILIO = "(?:AC|SK)[0-9a-f]{32}"
 _SECRETS = Context(
     {
         "secret": "api key, apikey, access key, accesskey, access token, secret, secret key, auth token, bearer, token, password, passwd, "
-        "credential, credentials"
+        "credential, credentials, client secret, app secret, signing key, signing secret, private key, encryption key, authorization, "
+        "passwort, kennwort, contraseña, mot de passe, clé api, wachtwoord"
     }
 )
 _CRYPTO = Context(
@@ -56,18 +57,31 @@ _WALLET = (
     r"|4[0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?!\w)"
 )
 _IPV4 = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])")
-_NUMBERED = Context({"ip": "ip, ips, address, addresses, host, server, client, login, dns, ping, gateway, network, subnet"})
+_NUMBERED = Context(
+    {
+        "ip": "ip, ips, ipv, address, addresses, addr, adresse, dirección, indirizzo, adres, host, server, serveur, servidor, client, "
+        "login, dns, "
+        "ping, gateway, router, network, subnet, wan, lan, vpn, dhcp, nat, inet, ssh, proxy, src, dst, remote, peer, x forwarded for, "
+        "blocked, banned, whitelist, allowlist, firewall"
+    }
+)
 
 
-_MAC = (
+_MAC = re.compile(
     r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])"
     r"|(?<![\w.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])"
 )
 
 
-def _mac(value: str) -> bool:
-    """Neither all the same nor, in the form of three, all digits."""
-    return any(c.isalpha() for c in value) if "." in value else len(set(value.lower())) > 2
+_OF_HARDWARE = Context({"mac": "mac, hwaddr, hwaddress, ether, ethernet, bssid, bluetooth, physical address, hardware address, hw addr"})
+
+
+def _macs(text: str, low: int, high: int) -> Iterator[Found]:
+    """Not all the same; in the form of three all digits only beside a word."""
+    for match in _MAC.finditer(text, low, high):
+        plain = "." in match.group() and not any(c.isalpha() for c in match.group())
+        if len(set(match.group().lower())) > 2 and (not plain or "mac" in _OF_HARDWARE.near(text, *match.span())):
+            yield *match.span(), 1.0, "MAC_ADDRESS", "mac"
 
 
 def shape_finders() -> list[Finder]:
@@ -77,20 +91,11 @@ def shape_finders() -> list[Finder]:
         _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
         Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24, digits=True),
         _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=48),
-        _shape("mac", "MAC_ADDRESS", _MAC, "[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{2}[.])", _mac, reach=24),
+        Finder("[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{2}[.])", _macs, before=24, after=24),
         _shape("token", "API_KEY", rf"(?<![\w-])(?:{_TOKEN})", _TOKEN_ANCHOR, validators.token, reach=7200),
         _shape("token", "API_KEY", rf"(?<![\w-]){_TWILIO}", _TWILIO, validators.token, reach=40),
         _shape("private_key", "API_KEY", _PEM, "PRIVATE KEY", reach=8200),
-        Finder(
-            cased(
-                "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|passphrase|"
-                "credential|passwort|kennwort|contraseña|mot de passe"
-            )
-            + "|pwd|PWD",
-            _secrets,
-            before=230,
-            after=290,
-        ),
+        Finder(_ANCHOR, _secrets, before=230, after=290),
         Finder("bc1|BC1|tb1|ltc1|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{25}", _wallets, before=100, after=120),
         Finder("[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=4, after=90, digits=True),
     ]
@@ -131,6 +136,7 @@ def _emails(text: str, low: int, high: int) -> Iterator[Found]:
         at = text.find("@", at + 1, high)
 
 
+_SAID_FAR = 999
 _SMALL = 32
 """Numbers of a version are smaller."""
 
@@ -141,24 +147,53 @@ def _ipv4(text: str, low: int, high: int) -> Iterator[Found]:
         near = _NUMBERED.near(text, *match.span())
         octets = match.group().split(".")
         small = octets[0] != "10" and all(int(octet) < _SMALL for octet in octets)
-        if validators.ip(match.group()) and OTHER not in near and ("ip" in near or not small):
+        said, denied = near.get("ip", _SAID_FAR), near.get(OTHER, _SAID_FAR)
+        if validators.ip(match.group()) and said <= denied and ("ip" in near or not small):
             yield match.start(), match.end(), 1.0, "IP_ADDRESS", "ipv4"
 
 
 _SECRET = re.compile(r"(?<![\w./\[-])[A-Za-z0-9_+/-]{16,200}={0,2}(?![\w/-])")
 
 
-_PASSWORD = re.compile(
-    r"[pPkKcCmM](?i:assword|asswd|assphrase|asswort|ennwort|ontraseña|ot de passe|wd)[\"']?(?: ?[:=]| is| ist| es| est)[ \t]{0,4}[\"'`]?"
-    r"(?P<v>[^\s\"'`,\[<][^\s\"'`,]{4,62}?)(?=[.;]?(?:[\s\"'`,]|$))"
+_LABEL = (
+    r"(?i:pass(?:word|wd|phrase|code|wort)|kennwort|contraseña|mot de passe|palavra-passe|wachtwoord|lösenord|parola d'ordine"
+    r"|(?<![a-z])(?:pass|pwd?|mdp|clave|senha|hasło|salasana|heslo))"
+)
+_PASSWORDS = (
+    re.compile(
+        rf"{_LABEL}[\"']?(?: ?(?:[:=]|=>)| is| was| ist| war| lautet| es| era| est| è| é| jest| är"
+        rf"| er)[ \t]{{0,4}}[\"'`]?(?P<v>[^\s\"'`,\[<:=][^\s\"'`,]{{4,62}}?)(?=[.;]?(?:[\s\"'`,]|$))"
+    ),
+    re.compile(
+        rf"(?:{_LABEL}(?: [a-z]+){{0,4}} to|--pass(?:word)?|sshpass -p|mysql [^\n]{{0,60}}-p|curl [^\n]{{0,60}}-u ?\w+:|<(?i:password"
+        rf"|passwd|pwd)>)"
+        r"[ =]?[\"'`]?(?P<v>[^\s\"'`,\[<][^\s\"'`,<]{4,62}?)(?=[.;]?(?:[\s\"'`,<]|$))"
+    ),
+    re.compile(rf"{_LABEL} [\"'`]?(?P<mixed>[^\s\"'`,\[<][^\s\"'`,]{{5,62}}?)(?=[.;]?(?:[\s\"'`,]|$))"),
+    re.compile(
+        r"(?i:credentials?|creds|log-?ins?|zugangsdaten|identifiants)[^\n:/]{0,24}(?:: ?| )[\w.@+-]{3,60}(?: / | ?\| |: ?|/)"
+        r"(?P<mixed>[^\s\"'`,\[</:][^\s\"'`,]{5,62}?)(?=[.;]?(?:[\s\"'`,]|$))"
+    ),
+)
+"""`password: X` in many languages; what a command takes; and with nothing between (or as `login: ann / X`) what has signs of all sorts."""
+_ANCHOR = (
+    cased(
+        "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|passphrase|passcode|"
+        "sshpass|--pass|mysql|curl|credential|creds|zugangsdaten|identifiants|"
+        "passwort|kennwort|contraseña|mot de passe|mdp|clave|senha|palavra-passe|wachtwoord|hasło|lösenord|salasana|heslo|parola d|"
+        "signing key|private key|encryption key|clé api|authorization"
+    )
+    + "|pwd|PWD|(?:[pP](?:ass|w)|P(?:ASS|W)|[lL]ogins?|LOGIN)[\"']?(?: ?[:=]| is | ist )"
 )
 
 
 def _secrets(text: str, low: int, high: int) -> Iterator[Found]:
     """Random-looking strings beside a word for keys, whoever issued them, and what is said to be a password."""
-    for match in _PASSWORD.finditer(text, low, high):
-        if validators.password(match["v"]):
-            yield match.start("v"), match.end("v"), 0.85, "API_KEY", "password"
+    for pattern in _PASSWORDS:
+        for match in pattern.finditer(text, low, high):
+            group = str(match.lastgroup)
+            if validators.password(match[group]) and (group == "v" or validators.mixed(match[group])):
+                yield *match.span(group), 0.85, "API_KEY", "password"
     for match in _SECRET.finditer(text, low, high):
         if validators.secret(match.group()) and (near := _SECRETS.near(text, *match.span()).get("secret")) is not None:
             yield match.start(), match.end(), 0.9 - near / 1000, "API_KEY", "secret"

@@ -11,7 +11,7 @@ from llm_pipeline.curation.pii.context import OTHER, Context, arithmetic
 from llm_pipeline.curation.pii.windows import Finder, Found
 
 _CANDIDATE = re.compile(
-    r"(?<![\w.$€£#/+-])(?<![0-9],)(?<![0-9] [*/=^-])(?:(?:\+ ?|00)[0-9]{1,3}[ .-]?)?(?:\(0?[0-9]{0,5}\)[ .-]?){0,2}[0-9]{1,15}"
+    r"(?<![\w.$€£#/+-])(?<![0-9],)(?<![0-9] [*/=^-])(?:(?:\+ ?|00)[0-9]{1,3}[ .-]?)?(?:\(0?[0-9]{0,5}\)[ .-]?){0,2}(?:0[0-9]{2,5} / )?[0-9]{1,15}"
     r"(?:(?:[ .-]|\) ?|/| - )[0-9]{1,8}){0,7}(?: ?(?:x|#|ext\.?|extension) ?[0-9]{1,6})?(?!\w|[.,:/][0-9]|-[0-9A-Za-z]|%|\()",
     re.I,
 )
@@ -29,12 +29,18 @@ _STRONG = (
     "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, "
     "celular, "
     "telemóvel, telefoon, telefoonnummer, mobiel, numer telefonu, telefonu, komórka, puhelin, puhelinnumero, mobilnummer, tlf, anrufen, "
-    "caller, caller id, voicemail, switchboard, helpline, durchwahl, standard téléphonique"
+    "caller, caller id, voicemail, switchboard, helpline, durchwahl, standard téléphonique, festnetz, fixe, fijo, fisso, joignable, "
+    "joindre, llamarme, llámame, llamarle, llámenos, contáctame, chiamami, chiamatemi, bereikbaar, vast nummer, stacjonarny, "
+    "zadzwonić, zadzwoń, dzwonić, ligue, telemóvel, fone, numéro de portable, kontaktnummer, puh, natel, tél, tlfn, telefonnr, "
+    "mobilnr, faks, telefax, hotline nummer, numer kontaktowy, dial in, direct line, viber"
 )
 _WEAK = (
     "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best "
     "number, "
-    "nummer, numéro, número, llamar, appeler, appelle, appelez, chiamare, rückfragen, erreichbar"
+    "nummer, numéro, número, llamar, appeler, appelle, appelez, rappeler, rappelez, chiamare, rückfragen, rückruf, zurückrufen, "
+    "erreichbar, "
+    "bellen, bel, ligar, kontakt, contacto, contatto, contactar, contacter, messages, message me, ping me, reach me, "
+    "dzwoń, ringa, soita, numero, numer"
 )
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
 _GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}|0[0-9]{1,5} ?/ ?[0-9][0-9 -]{4,}")
@@ -47,8 +53,9 @@ _BESIDE = 16
 """From so near even three groups of three digits are no amount: "call Ann 955 435 455"."""
 _DENIED = 4
 """A word like "order" or "ticket" speaks of a number that is grouped like a phone number only right before it."""
-_RECORD = re.compile(r"@[\w.-]+ ?[,;|\t] ?$")
-"""A row of contacts: a number in the column behind an e-mail address."""
+_RECORD = re.compile(r"@[\w.-]+(?: ?[,;|\t/·•] ?|\n|,? (?:or|oder|ou|o|of|eller|lub|and|y|und|et)(?: (?:on|at|al|au|unter|op|på))? )$")
+"""A row of contacts: a number in the column behind an e-mail address, on the line below, or as the other way to reach somebody."""
+_OWN_LINE = re.compile(r"(?:^|\n) ?$")
 _DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
@@ -100,9 +107,17 @@ def _judged(text: str, start: int, end: int, number: str, digits: str, regions: 
         return 0.7 - near["call"] / 1000
     if _RECORD.search(text, max(0, start - 80), start):
         return 0.6
-    if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and re.search(r"[ .-]", number) and "/" not in number):
+    parted = re.search(r"[ .-]", number) or (len(digits) == 10 and _alone(text, start, end))
+    if OTHER in near or not (number.startswith("0") and len(digits) >= 9 and parted and "/" not in number):
         return 0.0
     return 0.75 if any(_accepted(number, region, phonenumbers.is_valid_number) for region in regions) else 0.0
+
+
+def _alone(text: str, start: int, end: int) -> bool:
+    """Whether a number has a line of its own between lines of words: of an address, a signature."""
+    above, _, before = text[max(0, start - 80) : start].rpartition("\n")
+    after, _, below = text[end : end + 80].partition("\n")
+    return not before.strip() and not after.strip() and any(c.isalpha() for c in (above + below)) and not re.search(r"\n[0-9]+$", above)
 
 
 def _tabulated(text: str, start: int, end: int) -> bool:

@@ -117,6 +117,12 @@ def password(text: str) -> bool:
     return letters and (digits_ or signs) and re.search(r"[(){}\[\]<>|;]|^[$%]|\.\w+\.|^(?:os|env|self)\.|\*\*\*", text) is None
 
 
+def mixed(text: str) -> bool:
+    """Letters, digits and either signs or letters of both cases: no word has all of them."""
+    cases = any(c.islower() for c in text) and any(c.isupper() for c in text)
+    return any(c.isdigit() for c in text) and any(c.isalpha() for c in text) and (cases or any(c in "!#%&*?^~+=@$" for c in text))
+
+
 def token(text: str) -> bool:
     """A body that is no plain words: `sk-learn-and-more-words` has no digit and no capital."""
     if re.fullmatch(r"A(?:KI|SI|RO|ID)A[0-9A-Z]{16}", text):
