@@ -7,16 +7,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from llm_pipeline.serving.engine.command import command
 from llm_pipeline.serving.supervision.fleet import DRAIN_LEAST, Fleet, Wanted, under_way
 from llm_pipeline.serving.supervision.processes import Child, listen
-from llm_pipeline.serving.traffic.state import Registered
+from llm_pipeline.serving.supervision.supervisor import Supervisor
+from llm_pipeline.serving.traffic.state import Registered, Spec
 from llm_pipeline_tests.serving.conftest import make_release
 from llm_pipeline_tests.serving.fake_vllm import write_executable
 
@@ -67,6 +71,69 @@ def test_replicas_start_and_a_killed_one_comes_back(engines: Engines) -> None:
     again, untouched = engines.fleet.rows()
     assert (again.restarts, again.url, untouched.pid) == (1, first.url, second.pid)
     assert "ended with -9" in again.detail
+
+
+def occupied(port: int, *, shared: bool) -> socket.socket | None:
+    """A listening socket of somebody else on this port, unless the system refuses."""
+    intruder = socket.socket()
+    intruder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, shared)
+    try:
+        intruder.bind(("127.0.0.1", port))
+        intruder.listen()
+    except OSError:
+        intruder.close()
+        return None
+    return intruder
+
+
+def test_nobody_gets_an_engines_port_before_it_starts_or_between_two_starts(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[socket.socket | None] = []
+
+    def late(settings: Mapping[str, Any], spec: Spec, port: int, name: str = "default") -> list[str]:
+        taken.append(occupied(port, shared=False))
+        return command(settings, spec, port, name)
+
+    monkeypatch.setattr("llm_pipeline.serving.engine.command.command", late)
+    engines.want("a", 1)
+    try:
+        engines.wait(a_0="ready")
+        first = engines.fleet.rows()[0]
+        os.kill(first.pid, signal.SIGKILL)
+        until(lambda: engines.states()["a-0"] != "ready")
+        taken.append(occupied(engines.fleet.replicas["a-0"].port, shared=False))
+        engines.wait(a_0="ready")
+    finally:
+        for intruder in filter(None, taken):
+            intruder.close()
+    assert taken == [None, None]
+    assert engines.fleet.rows()[0].url == first.url
+
+
+def test_a_port_is_free_again_when_its_engine_is_gone(engines: Engines) -> None:
+    engines.want("a", 1)
+    engines.wait(a_0="ready")
+    port = engines.fleet.replicas["a-0"].port
+    engines.wanted.clear()
+    engines.seen_at = time.time() + 1000
+    until(lambda: not engines.states())
+    found = occupied(port, shared=True)
+    assert found is not None
+    found.close()
+
+
+def test_the_admin_api_answers_on_the_port_that_was_chosen_for_it(tmp_path: Path) -> None:
+    (tmp_path / "endpoint").mkdir()
+    supervisor = Supervisor(tmp_path / "endpoint")
+    assert supervisor.admin is not None
+    assert supervisor.admin_socket is not None
+    port = supervisor.admin_socket.getsockname()[1]
+    try:
+        assert [occupied(port, shared=shared) for shared in (False, True)] == [None, None]
+        supervisor.admin.ensure()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60) as reply:
+            assert reply.status == 200
+    finally:
+        supervisor.shut_down()
 
 
 def test_an_engine_that_never_starts_is_failed_and_one_that_cannot_be_described_too(engines: Engines) -> None:

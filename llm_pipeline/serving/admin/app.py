@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from llm_pipeline.errors import ConfigError, ContractError, EndpointError, Input
 from llm_pipeline.serving.admin import models as models
 from llm_pipeline.serving.admin import routes as routes
 from llm_pipeline.serving.admin.place import Admin
-from llm_pipeline.serving.gateway.asgi import HttpError
+from llm_pipeline.serving.gateway.asgi import HttpError, listener
 from llm_pipeline.serving.gateway.connection import Tls, server_options
 from llm_pipeline.serving.observability.logs import start_logging
 from llm_pipeline.serving.protection.limits import Protection
@@ -87,14 +88,17 @@ async def _database_error(request: Request, error: Exception) -> Response:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The endpoint's admin API, on 127.0.0.1.")
     parser.add_argument("--folder", type=Path, required=True, help="the endpoint's folder (HOME/endpoint)")
-    parser.add_argument("--port", type=int, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--port", type=int, help="port to listen on")
+    where.add_argument("--fd", type=int, help="a listening socket that was passed on, instead of a port")
     parser.add_argument("--certificate", type=Path, help="PEM file; the API speaks TLS then")
     parser.add_argument("--private-key", type=Path)
     parser.add_argument("--parent", type=int, help="end when this process does")
     options = parser.parse_args()
     die_with(options.parent)
     start_logging()
-    run(build_app(options.folder.resolve()), options.port, tls_of(options.certificate, options.private_key))
+    opened = listener(options.port, options.fd)
+    run(build_app(options.folder.resolve()), opened, tls_of(options.certificate, options.private_key))
 
 
 def tls_of(certificate: Path | None, private_key: Path | None) -> Tls | None:
@@ -106,11 +110,11 @@ def tls_of(certificate: Path | None, private_key: Path | None) -> Tls | None:
     return Tls(certificate, private_key)
 
 
-def run(app: FastAPI, port: int, tls: Tls | None) -> None:
+def run(app: FastAPI, opened: socket.socket, tls: Tls | None) -> None:
     import uvicorn
 
     bounds: dict[str, Any] = server_options(Protection(connections=256), tls)
-    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning", ws="none", **bounds)
+    uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", ws="none", **bounds)).run(sockets=[opened])
 
 
 if __name__ == "__main__":

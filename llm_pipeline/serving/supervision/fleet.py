@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llm_pipeline.serving.engine import command as engine_command
-from llm_pipeline.serving.supervision.processes import Child, free_port
+from llm_pipeline.serving.supervision.processes import Child, reserve
 from llm_pipeline.serving.traffic.state import Engine, Registered
 
 log = logging.getLogger(__name__)
@@ -42,16 +43,19 @@ class Replica:
 
     engine: str
     settings: Mapping[str, Any]
-    port: int
+    held: socket.socket
+    """Keeps its port."""
     child: Child
     probe: Future[bool] | None = None
     busy: Future[int | None] | None = None
     draining_since: float | None = None
     """Unix time."""
     made_at: float = field(default_factory=time.time)
+    port: int = field(init=False)
     url: str = field(init=False)
 
     def __post_init__(self) -> None:
+        self.port = int(self.held.getsockname()[1])
         self.url = engine_command.address(self.settings, self.port)
 
     @property
@@ -100,19 +104,21 @@ class Fleet:
         for child in children:
             if child.process is not None and child.running:
                 child.process.terminate()
-        for child in children:
-            child.stop(grace=5)
+        for replica in self.replicas.values():
+            replica.child.stop(grace=5)
+            replica.held.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _replica(self, name: str, engine: str, registered: Registered) -> Replica:
-        settings, port = registered.release.engine, free_port()
+        settings, held = registered.release.engine, reserve()
         try:
-            child = Child(engine_command.command(settings, registered.spec, port), self._logs / f"engine-{name}.log")
+            line = engine_command.command(settings, registered.spec, held.getsockname()[1])
+            child = Child(line, self._logs / f"engine-{name}.log")
         except Exception as error:
             log.exception("engine %s cannot be started", name)
             child = Child([], self._logs / f"engine-{name}.log", failed_starts=FAILED_STARTS, detail=str(error))
-            return Replica(engine, {}, port, child)
-        return Replica(engine, settings, port, child)
+            return Replica(engine, {}, held, child)
+        return Replica(engine, settings, held, child)
 
     def _supervise(self, name: str, replica: Replica) -> None:
         """Keep one process running, and kill it when it runs but does not answer or takes too much memory."""
@@ -162,6 +168,7 @@ class Fleet:
         known = seen_at > replica.draining_since + DRAIN_LEAST
         if not replica.child.running or not replica.child.command or (known and idle) or waited > DRAIN_MOST:
             replica.child.stop()
+            replica.held.close()
             del self.replicas[name]
             log.info("engine %s ended after draining for %.1f s", name, waited)
         elif known and replica.busy is None:

@@ -75,6 +75,18 @@ def listen(preferred: int | None = None) -> socket.socket:
     raise OSError("no free port on 127.0.0.1")
 
 
+def reserve() -> socket.socket:
+    """A port of 127.0.0.1 that is a child's for as long as this socket is open, also while the child is started again.
+
+    It is bound and does not listen: a server that sets SO_REUSEADDR, as all do, may bind the port as well, and nobody who asks for just
+    any port is given it.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 def free_port(preferred: int | None = None) -> int:
     """`preferred` when nothing listens there, else any free port of 127.0.0.1."""
     for port in (preferred, 0) if preferred else (0,):

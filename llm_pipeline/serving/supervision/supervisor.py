@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from llm_pipeline.serving.observability.logs import start_logging
 from llm_pipeline.serving.protection.keys import key_hash
 from llm_pipeline.serving.supervision.fleet import Fleet, Wanted
-from llm_pipeline.serving.supervision.processes import Child, free_port, listen, read_pid, write_pid
+from llm_pipeline.serving.supervision.processes import Child, listen, read_pid, write_pid
 from llm_pipeline.serving.traffic.database import settings
 from llm_pipeline.serving.traffic.rollout import Controller, wanted_replicas
 from llm_pipeline.serving.traffic.state import Engine, State
@@ -34,6 +35,8 @@ TICK_SECONDS = 0.2
 SILENCE_SECONDS = 60.0
 """A gateway that has given no sign of life for so long, though the database answers, hangs."""
 PREFERRED_PORT = 8088
+ADMIN = "llm_pipeline.serving.admin.app"
+"""The admin API, where that part is installed."""
 LOCAL_KEYS = {"local": ("chat", "feedback"), "simulator": ("chat", "feedback", "simulate"), "replay": ("chat",), "admin": ("admin",)}
 
 
@@ -47,7 +50,8 @@ class Supervisor:
         self.port = int(self.socket.getsockname()[1])
         self._tls = [f"--{name.replace('_', '-')}={known[name]}" for name in ("certificate", "private_key") if name in known]
         self.gateways = [self._gateway(n) for n in range(gateways or known.get("gateways") or 1)]
-        self.admin_port, self.admin = self._admin(known.get("admin_port"))
+        self.admin_socket = listen(known.get("admin_port")) if importlib.util.find_spec(ADMIN) else None
+        self.admin = self._admin(self.admin_socket) if self.admin_socket else None
         self.fleet = Fleet(folder / "logs")
         self.controller = Controller(self.state, folder, self._acted_on)
         self._wanted: dict[str, Wanted] = {}
@@ -98,6 +102,8 @@ class Supervisor:
             child.stop(grace=5)
         self.fleet.close()
         self.socket.close()
+        if self.admin_socket:
+            self.admin_socket.close()
         self._with_database(lambda: self.state.put_engines([]))
         (self.folder / "supervisor.pid").unlink(missing_ok=True)
         log.info("down")
@@ -159,14 +165,10 @@ class Supervisor:
         command = [sys.executable, "-m", "llm_pipeline.serving.gateway.app", "--folder", str(self.folder), "--fd", str(descriptor)]
         return Child([*command, *self._tls, *_parent()], self.folder / "logs" / f"gateway-{number}.log", (descriptor,))
 
-    def _admin(self, known: int | None) -> tuple[int | None, Child | None]:
-        """The admin API on a port of its own, where that part is installed."""
-        module = "llm_pipeline.serving.admin.app"
-        if importlib.util.find_spec(module) is None:
-            return None, None
-        port = free_port(known)
-        command = [sys.executable, "-m", module, "--folder", str(self.folder), "--port", str(port), *self._tls, *_parent()]
-        return port, Child(command, self.folder / "logs" / "admin.log")
+    def _admin(self, opened: socket.socket) -> Child:
+        """The admin API on a socket of its own."""
+        command = [sys.executable, "-m", ADMIN, "--folder", str(self.folder), "--fd", str(opened.fileno())]
+        return Child([*command, *self._tls, *_parent()], self.folder / "logs" / "admin.log", (opened.fileno(),))
 
     def _publish(self) -> None:
         """Write where the endpoint is, with keys for this machine's own use, for this user's eyes only."""
@@ -178,8 +180,9 @@ class Supervisor:
                 keys[name] = self.state.keys.add(name, scopes)
         here = f"http{'s' if self._tls else ''}://127.0.0.1"
         known |= {"url": f"{here}:{self.port}", "port": self.port, "pid": os.getpid(), "gateways": len(self.gateways)}
-        if self.admin_port:
-            known |= {"admin_port": self.admin_port, "admin_url": f"{here}:{self.admin_port}"}
+        if self.admin_socket:
+            admin = int(self.admin_socket.getsockname()[1])
+            known |= {"admin_port": admin, "admin_url": f"{here}:{admin}"}
         known |= {"keys": keys, "key": keys["local"], "simulate_key": keys["simulator"]}
         write_atomically(path, json.dumps(known, indent=1), private=True)
 
