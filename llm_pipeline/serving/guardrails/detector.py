@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.paths import DATA
 from llm_pipeline.serving.guardrails.disguise import reveal
-from llm_pipeline.serving.guardrails.features import VERSION, Ids, Meanings, features
+from llm_pipeline.serving.guardrails.features import NOTHING, VERSION, Ids, Meanings, features_of, numbers, words_of
 
 SHIPPED = DATA / "models" / "guard"
 HEADS = ("attack", "jailbreak", "harmful", "indirect")
@@ -42,7 +42,9 @@ class LinearDetector:
     @cached_property
     def _together(self) -> NDArray[np.uint32]:
         """The heads' weights of a feature side by side, so that they are read at once."""
-        return np.ascontiguousarray(self.weights.T).view(np.uint32).ravel()
+        together = np.ascontiguousarray(self.weights.T).view(np.uint32).ravel()
+        together[NOTHING] = 0
+        return together
 
     @cached_property
     def _lines(self) -> list[tuple[float, float]]:
@@ -61,13 +63,11 @@ class LinearDetector:
 
     def logits(self, text: str) -> list[float]:
         """Of every head the largest over the text's stretches; of the last what it and the first say together."""
-        read = features(reveal(text[:_LONGEST]), self.meanings)
-        weights = self._together.take(read.ids).view(np.int8).reshape(-1, len(HEADS)).astype(np.float32)
-        if read.words <= STRETCHES[-1]:
-            root = math.sqrt(read.words + SOFT)
-            heads = zip((np.ones(len(weights), np.float32) @ weights).tolist(), self._lines, strict=True)
-            found = [total / root * scale + bias for total, (scale, bias) in heads]
-            return [*found[:3], (found[0] + found[3]) / 2]
+        words = words_of(reveal(text[:_LONGEST]))
+        if len(words) <= STRETCHES[-1]:
+            return self._of_few(words)
+        read = features_of(words, self.meanings)
+        weights = self._weights(read.ids)
         at_place = np.stack([np.bincount(read.places, row, read.words) for row in weights.T])
         upto = np.concatenate([np.zeros((len(HEADS), 1)), np.cumsum(at_place, axis=1)], axis=1)
         starts, ends = _stretches(read.words)
@@ -77,6 +77,21 @@ class LinearDetector:
         every[0] -= LONGER * math.log(len(starts) - 1)
         largest: list[float] = every.max(axis=1).tolist()
         return largest
+
+    def _of_few(self, words: Sequence[str]) -> list[float]:
+        """The same for a text of one stretch, in fewer steps."""
+        ids = numbers(words, self.meanings)[0]
+        ids.sort()
+        once = np.ones(len(ids), np.float32)
+        np.not_equal(ids[1:], ids[:-1], out=once[1:])
+        root = math.sqrt(len(words) + SOFT)
+        heads = zip((once @ self._weights(ids)).tolist(), self._lines, strict=True)
+        found = [total / root * scale + bias for total, (scale, bias) in heads]
+        return [*found[:3], (found[0] + found[3]) / 2]
+
+    def _weights(self, ids: Ids) -> NDArray[np.float32]:
+        """The weights of features, a column for each head."""
+        return self._together.take(ids).view(np.int8).reshape(-1, len(HEADS)).astype(np.float32)
 
 
 @lru_cache(maxsize=4096)

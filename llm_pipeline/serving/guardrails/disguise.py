@@ -32,6 +32,8 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 _KEYWORDS = re.compile(r"vtaber|cerivbhf|vafgehpgvbaf|cebzcg|flfgrz|erirny|snoevp")
 _BACKWARDS = re.compile(r"\b(?:snoitcurtsni|tpmorp|suoiverp|erongi|metsys|laever|selur)\b")
 _ODD = re.compile(r"[\d@$%&\\]")
+_PAIRS = re.compile("[0-9a-fA-F]{2}(?:[ :]?[0-9a-fA-F]{2}){9}")
+_WITH_DIGIT = re.compile("[0-9@$][a-zA-Z0-9@$]*")
 _GAPS = re.compile(r"([ ._\-*])(?<=\b\w.)\w\1\w\1")
 
 
@@ -57,9 +59,7 @@ def hides(text: str) -> bool:
 
 def reveal(text: str) -> str:
     """The text in one form of letters, with hidden words made readable."""
-    plain = letters(text)
-    if _odd(plain):
-        plain = _decoded(plain)
+    plain = _decoded(letters(text))
     lower = plain.lower()
     if _BACKWARDS.search(lower):
         plain = f"{plain} {plain[::-1]}"
@@ -68,16 +68,24 @@ def reveal(text: str) -> str:
     return plain
 
 
-def _odd(text: str) -> bool:
-    """Whether a code, gaps or digits for letters may hide something."""
-    return bool(_ODD.search(text) or _GAPS.search(text)) or max(map(len, text.split()), default=0) > 15
-
-
 def _decoded(text: str) -> str:
-    """Without gaps inside words, and with codes and digits that stand for letters replaced by these."""
-    for pattern, decode in ((_SPACED, _close), (_BASE64, _decoded_base64), (_HEX, _decoded_hex), (_ESCAPES, _unescaped)):
-        text = pattern.sub(decode, text)
-    if len(_LEETED.findall(text)) > 2:
+    """Without gaps inside words, and with codes and digits that stand for letters replaced by these.
+
+    Most texts have none of it, so before each search that does the work stands a quicker one that finds at least as much.
+    """
+    gaps = _GAPS.search(text)
+    if gaps:
+        text = _SPACED.sub(_close, text)
+    long = max(map(len, text.split()), default=0) > 15
+    if not (gaps or long or _ODD.search(text)):
+        return text
+    if long:
+        text = _BASE64.sub(_decoded_base64, text)
+    if _PAIRS.search(text):
+        text = _HEX.sub(_decoded_hex, text)
+    if "%" in text or "\\" in text or "&" in text:
+        text = _ESCAPES.sub(_unescaped, text)
+    if (len(_WITH_DIGIT.findall(text)) > 2 or not text.isascii()) and len(_LEETED.findall(text)) > 2:
         text = _LEETED.sub(lambda found: found[0].lower().translate(_LEET), text)
     return text
 

@@ -57,6 +57,7 @@ for _k, (_of, _places, _) in enumerate(_KINDS):
     for _place in _places:
         _FACTORS[_place, int(_of == "meaning"), _k] = _mixed(_k, _place) | 1
         _HEAVY[_place, _k] = 1
+_FLAT_FACTORS = _FACTORS.reshape(-1, len(_KINDS))
 _PACKED = Struct("=QQq").pack
 _END = _PACKED(0, 0, -_REACH) * (_REACH - 1)
 """After the last word: what reaches there is no feature."""
@@ -128,24 +129,38 @@ def word_hash(word: str) -> int:
 
 
 def features(text: str, meanings: Meanings) -> Features:
+    return features_of(words_of(text), meanings)
+
+
+def features_of(words: Sequence[str], meanings: Meanings) -> Features:
     """All features of a text but those of light words and signs alone, each where it first stands: a long text that says the same thing
     often says it no louder."""
-    words = ["<s>", *tokens(text)]
-    count = len(words)
-    numbers = np.frombuffer(b"".join([*map(meanings.look, words), _END]), np.uint64)
-    around = np.ndarray((count, _REACH * 3), np.uint64, numbers, strides=(24, 8))
-    mixed = around @ _FACTORS.reshape(-1, len(_KINDS))
-    mixed ^= mixed >> _HALF
-    mixed *= _MIX
-    mixed >>= _REST
-    mixed *= around.view(np.int64)[:, 2::3] @ _HEAVY >= _LEAST
-    ids = mixed.view(np.int64).ravel()
-    letters = [(found, i) for i, word in enumerate(words) for found in meanings.letters(word)]
-    if letters:
-        ids = np.concatenate([ids, np.array([found for found, _ in letters])])
+    ids, spelt = numbers(words, meanings)
     order = ids.argsort(kind="stable")
     ids = ids.take(order)
     first = np.empty(len(ids), bool)
     first[0] = ids[0] != NOTHING
     np.not_equal(ids[1:], ids[:-1], out=first[1:])
-    return Features(ids[first], order[first], count, [i for _, i in letters])
+    return Features(ids[first], order[first], len(words), spelt)
+
+
+def words_of(text: str) -> list[str]:
+    """The words that features are of."""
+    return ["<s>", *tokens(text)]
+
+
+def numbers(words: Sequence[str], meanings: Meanings) -> tuple[Ids, list[int]]:
+    """Of each word a feature of each kind (`NOTHING` where there is none), then those of letters with the words that these are of."""
+    numbers = np.frombuffer(b"".join([*map(meanings.look, words), _END]), np.uint64)
+    around = np.ndarray((len(words), _REACH * 3), np.uint64, numbers, strides=(24, 8))
+    mixed = around @ _FLAT_FACTORS
+    mixed ^= mixed >> _HALF
+    mixed *= _MIX
+    mixed >>= _REST
+    mixed *= around.view(np.int64)[:, 2::3] @ _HEAVY >= _LEAST
+    ids = mixed.view(np.int64).ravel()
+    letters = list(map(meanings.letters, words))
+    if not any(letters):
+        return ids, []
+    spelt = [i for i, found in enumerate(letters) for _ in found]
+    return np.concatenate([ids, np.array([number for found in letters for number in found])]), spelt
