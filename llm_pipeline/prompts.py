@@ -138,8 +138,8 @@ class Prompt:
         return self.output.read(reply) if self.output else reply.strip()
 
     def _ask(self, question: str, passages: Sequence[str]) -> str:
-        template = self.grounded if passages else self.closed or "{question}"
-        asked = self._fill(template, passages="\n".join(passages), question=question)
+        template = self.grounded if passages else self.closed
+        asked = self._fill(template, passages="\n".join(passages), question=question) if template else question
         return f"{asked}\n{self.reasoning.instruction}" if self.reasoning else asked
 
     def _fill(self, template: str, **values: str) -> str:

@@ -41,9 +41,12 @@ class Traffic:
             raise ConfigError(f"traffic weights: received {dict(self.weights)}, expected shares >= 0 that sum to 1")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Interaction:
-    """One request as it was answered; written durably before the reply ends. Older logs lack the fields that have a default."""
+    """One request as it was answered; written durably before the reply ends. Older logs lack the fields that have a default.
+
+    Nobody changes one (to freeze it would take most of the time that making it does, with every request).
+    """
 
     id: str
     received_at: str

@@ -259,7 +259,10 @@ class AnswerCache:
 
 
 def _parameters(request: ChatRequest) -> dict[str, Any]:
-    return {name: value for name, value in vars(request).items() if name not in _IRRELEVANT}
+    found = dict(vars(request))
+    for name in _IRRELEVANT:
+        found.pop(name, None)
+    return found
 
 
 def _repeatable(parameters: Mapping[str, Any], settings: CacheSettings) -> bool:

@@ -76,7 +76,8 @@ class Output:
         if not self._exchange.shown:
             self._exchange.shown = True
             self._cache_header()
-        await self._stream.write(b"".join([self._reply.piece(index, text) for index, text in pieces]))
+        piece = self._reply.piece
+        await self._stream.write(piece(*pieces[0]) if len(pieces) == 1 else b"".join([piece(*one) for one in pieces]))
 
     async def end(self) -> None:
         """The end of the answer; the interaction is on disk by now."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import Any
 
 from llm_pipeline.prompts import Prompt
@@ -27,6 +28,8 @@ from llm_pipeline.serving.traffic.routing import Found
 
 _USUAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": 0, "n": 1}
 _OPTIONAL = ("seed", "response_format", "tool_choice", "parallel_tool_calls", "user", "logprobs", "tools", "stop", *_USUAL)
+_OPTIONS = itemgetter(*_OPTIONAL)
+_UNSET = _OPTIONS(vars(ChatRequest([])))
 AS_IT_IS = Prompt(grounded="{passages}{question}")
 Pieces = list[tuple[int, str]]
 """Number of an answer, and the text to show of it."""
@@ -159,6 +162,8 @@ class Exchange:
     def _asked(self) -> dict[str, Any]:
         """The fields that not every engine knows, as far as the client set them."""
         set_ = vars(self.request)
+        if _OPTIONS(set_) == _UNSET:
+            return {}
         found = {name: value for name in _OPTIONAL if (value := set_[name]) is not None and value is not False and value != ()}
         for name, usual in _USUAL.items():
             if found[name] == usual:
@@ -167,29 +172,38 @@ class Exchange:
 
     def uses(self, fields: Sequence[str]) -> str | None:
         """The first of these fields that the client set."""
+        if not fields:
+            return None
         asked = {*self._asked, *(["adapter"] if self.request.adapter else [])}
         return next((name for name in fields if name in asked), None)
 
     def take(self, events: Sequence[Mapping[str, Any]]) -> Pieces:
         """Take in what an engine sent; what may be shown of it, one piece for each answer."""
-        parts: dict[int, str] = {}
+        parts: dict[Choice, str] = {}
+        choices = self.choices
         for event in events:
             if usage := event.get("usage"):
                 self.usage, self._reported = {name: int(usage.get(name) or 0) for name in self.usage}, True
             for part in event.get("choices") or ():
-                index = part.get("index") or 0
-                if (choice := self.choices.get(index)) is not None:
+                if (choice := choices.get(part.get("index") or 0)) is not None:
+                    if not self._counted:
+                        self.seconds.setdefault("first_token", self.clock())
                     self._counted += 1
                     if text := choice.take(part):
-                        parts[index] = parts[index] + text if index in parts else text
-        if "first_token" not in self.seconds and self._counted:
-            self.seconds["first_token"] = self.clock()
-        return [(index, shown) for index, text in parts.items() if (shown := self.choices[index].feed(text))]
+                        parts[choice] = parts.get(choice, "") + text
+        pieces = []
+        for choice, text in parts.items():
+            if shown := choice.feed(text):
+                pieces.append((choice.index, shown))
+        return pieces
 
     @property
     def stopped(self) -> bool:
         """Whether the guardrails stopped every answer."""
-        return all(choice.stopped for choice in self.choices.values())
+        for choice in self.choices.values():
+            if not choice.stopped:
+                return False
+        return True
 
     def close(self, target: Target) -> Pieces:
         """The end of the engine's answer, or of its part of it."""

@@ -25,6 +25,7 @@ class Choice:
         self._streamed = streamed
         self._before = ""
         self._fresh = prompt.reasoning is not None
+        self._reasons = self._fresh or self._held
         self.stopped = False
         """Whether the guardrails ended it."""
         self.raw: list[str] = []
@@ -69,6 +70,10 @@ class Choice:
         if self.stopped:
             return ""
         self.raw.append(piece)
+        return self._show(self._answer_in(piece) if self._reasons else piece)
+
+    def _answer_in(self, piece: str) -> str:
+        """What of a piece is part of the answer: nothing before the marker, nor white space after it."""
         if self._held:
             return ""
         if self._marker is not None:
@@ -80,12 +85,14 @@ class Choice:
         if self._fresh:
             piece = piece.lstrip()
             self._fresh = not piece
-        return self._show(piece) if piece else ""
+        return piece
 
     def _show(self, piece: str, *, last: bool = False) -> str:
+        if not (piece or last):
+            return ""
         shown, verdict = self._guard.feed(piece, last=last)
-        if verdict is not None and verdict.stops:
-            self.stopped = True
+        if verdict is not None:
+            self.stopped = verdict.stops
         if shown:
             self.shown.append(shown)
         return shown

@@ -180,6 +180,7 @@ class Call:
     async def __aenter__(self) -> Call:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._latest = self._began + self._target.upstream.total_seconds
         self._metered = self._target.count(1, self._began)
         try:
             status = await self._open()
@@ -211,30 +212,31 @@ class Call:
 
     async def events(self) -> list[dict[str, Any]] | None:
         """The events that have come since the last call, at least one; None at the end."""
-        connection, upstream = self._connection, self._target.upstream
+        connection = self._connection
         assert connection is not None
         found: list[dict[str, Any]] = []
-        latest = self._began + upstream.total_seconds
         if self._later:
-            connection.deadline = min(self._loop.time() + upstream.token_seconds, latest)
-        while not found and not self._done:
-            try:
-                data = await connection.read()
-            except (OSError, TimeoutError) as error:
-                raise self._failure(error) from error
-            if not data:
-                raise UpstreamError(503, "the engine ended in the middle of an answer", code="engine_failed", retry_after=1)
-            self._parse(data, found)
-        self._later, connection.deadline = True, latest  # what the client takes its time with is not the engine's
+            connection.deadline = min(self._loop.time() + self._target.upstream.token_seconds, self._latest)
+        try:
+            while not found and not self._done:
+                if connection.parts:
+                    self._parse(connection.taken(), found)
+                elif connection.complete:
+                    raise UpstreamError(503, "the engine ended in the middle of an answer", code="engine_failed", retry_after=1)
+                else:
+                    await connection.news()
+        except (OSError, TimeoutError) as error:
+            raise self._failure(error) from error
+        self._later, connection.deadline = True, self._latest  # what the client takes its time with is not the engine's
         return found or None
 
     def _parse(self, data: bytes, found: list[dict[str, Any]]) -> None:
         *lines, self._rest = (self._rest + data if self._rest else data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             raise UpstreamError(503, f"the engine sent an event of more than {LONGEST_LINE} bytes", code="engine_failed")
-        for line in lines:
+        for line in filter(None, lines):  # blank lines stand between events
             if line[:5] != b"data:":
-                continue  # blank lines between events, comments, names of events
+                continue  # comments, names of events
             try:
                 event = orjson.loads(line[5:])
             except ValueError:

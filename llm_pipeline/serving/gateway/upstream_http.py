@@ -36,11 +36,13 @@ class Connection(asyncio.Protocol):
         self.used = 0
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
+        self.parts: list[bytes] = []
+        """What has come of the body and was not taken yet."""
+        self.on_body = self.parts.append
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
         self._size, self._paused = 0, False
         self.deadline = float("inf")
         self.status = 0
@@ -61,6 +63,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.abort(UpstreamLost(f"not HTTP: {error}"))
+        self._size += len(data)
+        if self._size > PAUSE_BYTES and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
         self._wake()
 
     def pause_writing(self) -> None:
@@ -73,13 +79,6 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-
-    def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > PAUSE_BYTES and not self._paused and self.transport is not None:
-            self._paused = True
-            self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
         self._keep = self._parser.should_keep_alive()
@@ -95,22 +94,26 @@ class Connection(asyncio.Protocol):
     async def started(self) -> int:
         """The status, once the head of the answer is there."""
         while not self.status:
-            await self._news()
+            await self.news()
         return self.status
 
     async def read(self) -> bytes:
         """What has come of the body since the last read, at least a byte; empty at its end."""
-        while not self._parts and not self.complete:
-            await self._news()
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        while not self.parts and not self.complete:
+            await self.news()
+        return self.taken()
+
+    def taken(self) -> bytes:
+        """All of `parts`; the engine may send more."""
+        data = b"".join(self.parts)
+        self.parts.clear()
         self._size = 0
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
         return data
 
-    def _news(self) -> asyncio.Future[None]:
+    def news(self) -> asyncio.Future[None]:
         """To be waited for until something has come, or the connection has failed."""
         if self.error is not None:
             raise self.error
@@ -133,7 +136,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self.complete and self._keep and self.error is None and not self._parts
+        return self.complete and self._keep and self.error is None and not self.parts
 
 
 class Origin:

@@ -25,6 +25,7 @@ _IN_A_WORD = "".join(map(chr, range(33, 127)))
 """What a word under way may consist of that could still become a value (scripts without spaces need no waiting)."""
 _LONGEST_WORD = 64
 """A longer word under way is shown but for its end."""
+_PASS = Verdict()
 _SPANS = ("html", "sql", "shell", "hidden")
 
 
@@ -65,24 +66,26 @@ class OutputGuard:
         self._length = 0
         self._whole: list[str] = []
         self._reasons: list[str] = []
-        self.verdict = Verdict()
+        self._most = rules.most
+        self._over = False
+        self.verdict = _PASS
         """Of all of the answer so far."""
 
     def feed(self, delta: str, last: bool = False) -> tuple[str, Verdict | None]:
         """The text that may be shown now, and the verdict when it changed; after one that `stops` nothing more is shown."""
         before = self.verdict
-        if before.stops:
+        if self._over:
             return "", None
         self._pending += delta
         self._length += len(delta)
         if self._at_end:
             self._whole.append(delta)
-        if self._length > self._rules.most:
+        if self._length > self._most:
             self._fire("output:too_long")
         if last and self._at_end:
             self._judge_whole("".join(self._whole))
-        if self.verdict.stops or (self._waits and not last):
-            return "", self.verdict if self.verdict.stops else None
+        if self._over or (self._waits and not last):
+            return "", self.verdict if self._over else None
         shown = self._by_words(self._release(last), last)
         return shown, self.verdict if self.verdict is not before else None
 
@@ -92,6 +95,7 @@ class OutputGuard:
         rules = (*self.verdict.rules, rule)
         self._reasons += [reason] if reason else []
         self.verdict = Verdict(strictest(rules, self._actions), rules, reason="; ".join(self._reasons))
+        self._over = self.verdict.stops
 
     def _release(self, last: bool) -> str:
         """What of the pending text cannot become a match any more, with matches struck out."""
@@ -133,7 +137,7 @@ class OutputGuard:
         at = 0
         for start, end, rule in spans:
             self._fire(rule)
-            if self.verdict.stops:
+            if self._over:
                 return "".join([*pieces, text[at : max(start, at)]])
             if self._actions[rule] == "redact" and end > at:
                 pieces += [text[at : max(start, at)], "" if rule == "output:hidden" else f"[{rule.partition(':')[2].upper()}]"]
@@ -150,13 +154,13 @@ class OutputGuard:
             self._fire("output:system_prompt")
         if self._toxicity and self._toxicity.add(piece, words):
             self._fire("output:toxicity")
-            if self.verdict.stops:
+            if self._over:
                 return self._held
         if self._leak is None or not (self._held or self._leak.suspicious or leaked is not None):
             return piece
         out = self._held + piece
         until = len(out)
-        if leaked is not None and self.verdict.stops:
+        if leaked is not None and self._over:
             until += leaked - self._leak.read
         elif self._leak.suspicious and not last:
             until += self._leak.start - self._leak.read

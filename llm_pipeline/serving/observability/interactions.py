@@ -140,7 +140,7 @@ class SegmentWriter:
             os.fsync(folder)
         finally:
             os.close(folder)
-        self.path, self._file, self._until = path, file, time.monotonic() + self._settings.segment_seconds
+        self.path, self._file, self._size, self._until = path, file, 0, time.monotonic() + self._settings.segment_seconds
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -165,8 +165,7 @@ class SegmentWriter:
                 log.exception("what follows the interaction log failed")
 
     def _rotate(self) -> None:
-        size = self._file.tell()
-        if size < self._settings.segment_bytes and (size == 0 or time.monotonic() < self._until):
+        if self._size < self._settings.segment_bytes and (self._size == 0 or time.monotonic() < self._until):
             return
         full = self._file
         with suppress(OSError), self._syncing:  # no room for another file: go on in this one
@@ -177,11 +176,13 @@ class SegmentWriter:
             self._torn = False
 
     def _write(self, data: bytes) -> None:
-        start = self._file.tell()
+        start = self._size
         data = b"\n" + data if self._torn else data
         try:
             while data:
-                data = data[self._file.write(data) :]
+                written = self._file.write(data)
+                self._size += written
+                data = data[written:]
             if self._settings.sync == "reply":
                 os.fdatasync(self._file.fileno())
             self._torn, self._unsynced = False, True
@@ -190,6 +191,7 @@ class SegmentWriter:
             with suppress(OSError):  # half a line would spoil the next one
                 self._file.truncate(start)
                 self._file.seek(start)  # else the next failure would truncate to beyond the end, which writes zeros
+                self._size = start
                 self._torn = False
             raise
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.records import Interaction
@@ -27,8 +27,7 @@ _TRACEPARENT = re.compile(r"(?:00(?=.{53}$)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9
 """Version 00 is exactly this long; later ones may say more."""
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(NamedTuple):
     """Where a request stands in a distributed trace (https://www.w3.org/TR/trace-context/)."""
 
     trace_id: str

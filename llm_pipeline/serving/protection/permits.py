@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -64,7 +65,7 @@ class Permit:
 
     def __init__(self, limiter: Giver, account: Account, tokens: int, cost: int) -> None:
         self._limiter, self._account, self._tokens, self._cost = limiter, account, tokens, cost
-        self._taken: list[tuple[Pool, int, list[float] | None]] = []
+        self._taken: Sequence[tuple[Pool, int, list[float] | None]] = ()
 
     def settle(self, tokens: int, cost: float = 0.0) -> None:
         """Say what the request really used, also when it was cancelled; the last call counts, when the request ends."""
@@ -76,8 +77,9 @@ class Permit:
     async def __aenter__(self) -> Permit:
         limiter, now = self._limiter, self._limiter.clock()
         wants, short = [], now > limiter.trusted_until
+        of = {REQUESTS: 1, CONCURRENT: 1, TOKENS: self._tokens or 1, MONTH_TOKENS: self._tokens or 1, MONTH_COST: self._cost or 1}
         for kind, pool in self._account.pools.items():
-            units = 1 if kind in (REQUESTS, CONCURRENT) else max(1, self._cost if kind == MONTH_COST else self._tokens)
+            units = of[kind]
             wants.append((pool, units))
             short = short or pool.lacks(units, now)
         if short:
@@ -88,9 +90,9 @@ class Permit:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         now = self._limiter.clock()
+        of = {REQUESTS: 1, CONCURRENT: 1, TOKENS: self._tokens, MONTH_TOKENS: self._tokens, MONTH_COST: self._cost}
         for pool, units, taken in self._taken:
-            used = self._tokens if pool.kind in (TOKENS, MONTH_TOKENS) else self._cost if pool.kind == MONTH_COST else 1
-            pool.settle(units, used, taken, now)
+            pool.settle(units, of[pool.kind], taken, now)
         self._limiter.active.update(self._account.pools.values())
 
 

@@ -39,11 +39,12 @@ class Pool:
         self._taken += units
         if self._window is None:
             return None
-        until = int(now) + 1 + self._window
-        if not self._cooling or self._cooling[-1][0] < until:
-            self._cooling.append([until, 0])
-        self._cooling[-1][1] += units
-        return self._cooling[-1]
+        until, cooling = int(now) + 1 + self._window, self._cooling
+        if not cooling or cooling[-1][0] < until:
+            cooling.append([until, 0])
+        last = cooling[-1]
+        last[1] += units
+        return last
 
     def settle(self, units: int, used: int, taken: list[float] | None, now: float) -> None:
         """End a request that took `units` and used `used` of them, perhaps more."""
