@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_pipeline.serving.guardrails import Guards, OutputGuard, build_policy, load_policy
-from llm_pipeline.serving.guardrails.spans import KINDS, folded, plain
+from llm_pipeline.serving.guardrails.spans import KINDS, folded
 from llm_pipeline.serving.traffic.release import POLICY
 
 SYSTEM = "You are the assistant of a small bank. The vault of the northern branch opens with the word marigold every morning."
@@ -164,12 +164,6 @@ WITNESSES = st.sampled_from(
 PIECES = st.lists(
     WITNESSES | st.sampled_from(" .:;'\"<>![]()$|&/@-_\u200b\x1b4aZſé") | st.integers(1, 30).map("a".__mul__), max_size=8
 ).map("".join)
-
-
-@given(PIECES)
-def test_a_text_that_is_called_plain_triggers_no_kind(text: str) -> None:
-    found = [name for name, kind in KINDS.items() if kind.trigger.search(folded(text))]
-    assert not (plain(text, text.lower()) and found)
 
 
 @given(PIECES, st.sampled_from([text for text, _, _ in REDACTED]), PIECES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -144,6 +145,7 @@ class Gateway:
         self._mirror = Mirror()
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._look)  # so that the first request meets keys and routes
+        _give_back()
         gc.freeze()  # what is loaded by now stays: the collector need not look at it again with every few hundred requests
         gc.set_threshold(20_000, 20, 50)
         self._ended = threading.Event()
@@ -280,6 +282,12 @@ class Gateway:
 
     async def _metrics(self, headers: Headers, receive: Receive, send: Send) -> None:
         await send_bytes(send, 200, self.metrics.text(), self.metrics.content_type)
+
+
+def _give_back() -> None:
+    """Hand memory that only the start needed (compiled patterns, most of all) back to the system, where the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _text(headers: Headers, name: bytes) -> str | None:

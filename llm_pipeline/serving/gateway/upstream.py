@@ -237,12 +237,12 @@ class Call:
         for line in filter(None, lines):  # blank lines stand between events
             if line[:5] != b"data:":
                 continue  # comments, names of events
+            if b"[DONE]" in line[-8:] and line[5:].strip() == b"[DONE]":
+                self._done = True
+                return
             try:
                 event = orjson.loads(line[5:])
             except ValueError:
-                if line[5:].strip() == b"[DONE]":
-                    self._done = True
-                    return
                 raise UpstreamError(503, "the engine sent an event that is not JSON", code="engine_failed", retry_after=1) from None
             if "error" in event:
                 raise _told(event["error"])

@@ -82,7 +82,8 @@ class LinearDetector:
         """The same for a text of one stretch, in fewer steps."""
         ids = numbers(words, self.meanings)[0]
         ids.sort()
-        once = np.ones(len(ids), np.float32)
+        once = np.empty(len(ids), np.float32)
+        once[0] = 1
         np.not_equal(ids[1:], ids[:-1], out=once[1:])
         root = math.sqrt(len(words) + SOFT)
         heads = zip((once @ self._weights(ids)).tolist(), self._lines, strict=True)

@@ -29,11 +29,12 @@ _LEETED = re.compile(r"\b(?=\w*[a-z])(?=\w*[0-9@$])[a-z0-9@$]{3,}\b", re.I)
 _WORDS = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile("[A-Za-z]")
 _ACCENTS = re.compile("[\u0300-\u036f]")
-_KEYWORDS = re.compile(r"vtaber|cerivbhf|vafgehpgvbaf|cebzcg|flfgrz|erirny|snoevp")
-_BACKWARDS = re.compile(r"\b(?:snoitcurtsni|tpmorp|suoiverp|erongi|metsys|laever|selur)\b")
+_KEYWORDS = ("vtaber", "cerivbhf", "vafgehpgvbaf", "cebzcg", "flfgrz", "erirny", "snoevp")
+_TURNED = ("snoitcurtsni", "tpmorp", "suoiverp", "erongi", "metsys", "laever", "selur")
+_BACKWARDS = re.compile(rf"\b(?:{'|'.join(_TURNED)})\b")
 _ODD = re.compile(r"[\d@$%&\\]")
 _PAIRS = re.compile("[0-9a-fA-F]{2}(?:[ :]?[0-9a-fA-F]{2}){9}")
-_WITH_DIGIT = re.compile("[0-9@$][a-zA-Z0-9@$]*")
+_MIXED = re.compile("[0-9@$](?:(?<=[a-zA-Z].)|(?=[a-zA-Z]))[a-zA-Z0-9@$]*")
 _GAPS = re.compile(r"([ ._\-*])(?<=\b\w.)\w\1\w\1")
 
 
@@ -61,9 +62,9 @@ def reveal(text: str) -> str:
     """The text in one form of letters, with hidden words made readable."""
     plain = _decoded(letters(text))
     lower = plain.lower()
-    if _BACKWARDS.search(lower):
+    if any(map(lower.__contains__, _TURNED)) and _BACKWARDS.search(lower):
         plain = f"{plain} {plain[::-1]}"
-    if _KEYWORDS.search(lower):
+    if any(map(lower.__contains__, _KEYWORDS)):
         plain = f"{plain} {codecs.decode(plain, 'rot13')}"
     return plain
 
@@ -85,7 +86,7 @@ def _decoded(text: str) -> str:
         text = _HEX.sub(_decoded_hex, text)
     if "%" in text or "\\" in text or "&" in text:
         text = _ESCAPES.sub(_unescaped, text)
-    if (len(_WITH_DIGIT.findall(text)) > 2 or not text.isascii()) and len(_LEETED.findall(text)) > 2:
+    if (len(_MIXED.findall(text)) > 2 or not text.isascii()) and len(_LEETED.findall(text)) > 2:
         text = _LEETED.sub(lambda found: found[0].lower().translate(_LEET), text)
     return text
 

@@ -11,6 +11,7 @@ from llm_pipeline.serving.guardrails.disguise import letters
 from llm_pipeline.serving.guardrails.output import OutputGuard, OutputRules, kinds_of
 from llm_pipeline.serving.guardrails.policy import DETECTED, Policy
 from llm_pipeline.serving.guardrails.spans import Kind, folded
+from llm_pipeline.serving.guardrails.triggers import triggered
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
 from llm_pipeline.serving.guardrails.words import toxic
 
@@ -121,9 +122,8 @@ class Guards:
 
 
 def _without(text: str, kinds: Sequence[tuple[str, Kind]], actions: Mapping[str, str], rules: list[str]) -> str:
-    lower = folded(text)
-    for rule, kind in kinds:
-        for start, end in reversed(list(kind.find(text)) if kind.trigger.search(lower) else ()):
+    for rule, kind in triggered(kinds, folded(text)):
+        for start, end in reversed(list(kind.find(text))):
             rules.append(rule)
             if actions[rule] == "redact":
                 text = f"{text[:start]}[{rule.partition(':')[2].upper()}]{text[end:]}"

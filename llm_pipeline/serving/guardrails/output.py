@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from llm_pipeline.serving.guardrails.policy import Policy
-from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, Kind, folded, plain
+from llm_pipeline.serving.guardrails.spans import CONTEXT, KINDS, SECRETS, Kind, folded
+from llm_pipeline.serving.guardrails.triggers import triggered
 from llm_pipeline.serving.guardrails.verdict import Verdict, strictest
 from llm_pipeline.serving.guardrails.words import LeakRule, ToxicityRule, grounded_share, words_of
 
@@ -104,12 +105,9 @@ class OutputGuard:
         if not until and len(text) <= _LONGEST_WORD:
             return ""
         piece = text[:until]
-        seen = self._context[-_BEFORE:] + text
-        if not plain(seen, piece.lower()):
-            seen = folded(seen)
-            if kinds := [(rule, kind) for rule, kind in self._rules.kinds if kind.trigger.search(seen)]:
-                until, spans = self._find(text, kinds, last)
-                piece = self._struck(text, until, spans)
+        if kinds := triggered(self._rules.kinds, folded(self._context[-_BEFORE:] + text)):
+            until, spans = self._find(text, kinds, last)
+            piece = self._struck(text, until, spans)
         if until:
             self._context = (self._context + text[:until])[-CONTEXT:]
             self._pending = text[until:]

@@ -28,8 +28,6 @@ class Kind:
     trigger: re.Pattern[str]
     """Stands in every `folded` text that a match is in or begins in, at the latest when a space follows the match's first word. Its
     branches begin with letters or are one class: then `re` skips quickly to where one may begin."""
-    words: str
-    """The part of `trigger` that ordinary letters suffice for."""
     valid: Callable[[str], int] = len
     joints: str = ""
     """Characters that may stand between a match and what lengthens it."""
@@ -83,7 +81,7 @@ def _kind(
 ) -> Kind:
     starts = "|".join(rf"{word}(?<!\w{word})" for word in words)
     triggers = re.compile("|".join(filter(None, (trigger, starts))))
-    return Kind(name, regex.compile("|".join(patterns), flags), triggers, starts, valid, joints)
+    return Kind(name, regex.compile("|".join(patterns), flags), triggers, valid, joints)
 
 
 _TOKENS = (
@@ -182,18 +180,6 @@ KINDS = {
 }
 SECRETS = ("secret_token", "secret_key", "secret_named")
 _FOLDED = str.maketrans("ſıİ", "sii")
-_SIGN = re.compile("[^a-zA-Z ,.?!\n\u00c0-\u012f\u0132-\u017e\u0180-\u052f\u2010-\u2027\u3000-\u9fff]")
-"""Anything but letters and marks that mean nothing to a trigger; only those of words and of long words do without."""
-_SPELT = re.compile("|".join(kind.words for kind in KINDS.values() if kind.words))
-_RUN = re.compile(_LONG)
-
-
-def plain(text: str, lower: str) -> bool:
-    """Whether nothing in a text is any kind's trigger, nor in the words that end in it (given in lower case), by three quick searches.
-
-    So it is with most pieces of an answer.
-    """
-    return not (_SIGN.search(text) or _SPELT.search(lower) or (len(text) > 14 and _RUN.search(text)))
 
 
 def folded(text: str) -> str:
