@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from llm_pipeline.prompts import Prompt
@@ -29,6 +29,7 @@ from llm_pipeline.serving.traffic.routing import Found
 _USUAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": 0, "n": 1}
 _OPTIONAL = ("seed", "response_format", "tool_choice", "parallel_tool_calls", "user", "logprobs", "tools", "stop", *_USUAL)
 _OPTIONS = itemgetter(*_OPTIONAL)
+_STOPPED = attrgetter("stopped")
 _UNSET = _OPTIONS(vars(ChatRequest([])))
 AS_IT_IS = Prompt(grounded="{passages}{question}")
 Pieces = list[tuple[int, str]]
@@ -200,10 +201,7 @@ class Exchange:
     @property
     def stopped(self) -> bool:
         """Whether the guardrails stopped every answer."""
-        for choice in self.choices.values():
-            if not choice.stopped:
-                return False
-        return True
+        return all(map(_STOPPED, self.choices.values()))
 
     def close(self, target: Target) -> Pieces:
         """The end of the engine's answer, or of its part of it."""
