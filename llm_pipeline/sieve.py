@@ -25,7 +25,7 @@ class Sieve:
     def held(self, text: str) -> list[int]:
         """Which patterns match somewhere."""
         found: list[int] = []
-        self._database.scan(text.encode("utf-8", "replace"), _note, 0, found, self._scratch())
+        self._database.scan(text.encode("utf-8", "replace"), _note, 0, found, self._scratch())  # type: ignore[arg-type]
         return found
 
     def _scratch(self) -> hyperscan.Scratch:
