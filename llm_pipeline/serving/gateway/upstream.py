@@ -33,7 +33,10 @@ class Prices:
     prompt: float = 0.0
     completion: float = 0.0
     second: float = 0.0
-    """What the machine costs while it works (CPUs or GPUs); requests that it works on at the same time share the second."""
+    """What the machine costs while it works (CPUs or GPUs); requests that it works on at the same time share the second.
+
+    Each gateway process knows only its own requests: a second in which the server works for two of them is counted by both.
+    """
 
     def of(self, usage: Mapping[str, int], seconds: float = 0.0) -> float:
         return (self.prompt * usage["prompt_tokens"] + self.completion * usage["completion_tokens"]) / 1000 + self.second * seconds
