@@ -1,7 +1,7 @@
 """Many patterns in one pass over a text: Hyperscan's automata (Wang et al. 2019) say which of them it holds.
 
 Patterns are written as Hyperscan reads them: of Python's regex without lookaround and back-references, and `\\b`, `\\d`, `\\w` and `\\s`
-know ASCII only.
+know ASCII only. What a sieve says may be too much (lookaround is left out), never too little.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import hyperscan
 class Sieve:
     """Patterns by number, compiled together; any thread may use it."""
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    def __init__(self, patterns: Sequence[str], *, caseless: bool = False) -> None:
+        """Raises `hyperscan.error` for patterns that it does not understand."""
         self._database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-        flags = hyperscan.HS_FLAG_DOTALL | hyperscan.HS_FLAG_SINGLEMATCH
+        flags = hyperscan.HS_FLAG_DOTALL | hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_PREFILTER
+        flags |= hyperscan.HS_FLAG_CASELESS if caseless else 0
         expressions = [pattern.encode() for pattern in patterns]
         self._database.compile(expressions=expressions, ids=list(range(len(patterns))), flags=[flags] * len(patterns))
         self._of_thread = threading.local()

@@ -5,9 +5,11 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_pipeline.serving.guardrails import disguise
+from llm_pipeline.serving.guardrails import build_policy, disguise, load_policy
+from llm_pipeline.serving.guardrails.disguise import letters
 from llm_pipeline.serving.guardrails.spans import KINDS, folded
 from llm_pipeline.serving.guardrails.triggers import triggered
+from llm_pipeline.serving.traffic.release import POLICY
 from llm_pipeline.sieve import Sieve
 
 EVERY = [(f"output:{name}", kind) for name, kind in KINDS.items()]
@@ -87,3 +89,33 @@ def test_what_stands_before_a_search_for_hidden_words_finds_as_much(text: str) -
     assert disguise._PAIRS.search(text) or not disguise._HEX.search(text)
     assert max(map(len, text.split()), default=0) > 15 or not disguise._BASE64.search(text)
     assert not text.isascii() or len(disguise._MIXED.findall(text)) >= len(disguise._LEETED.findall(text))
+
+
+ORDERS = st.sampled_from(
+    [
+        *("ignore", "Disregard", "all", "previous", "your", "rules", "instructions", "reveal", "system", "prompt", "act as", "dan"),
+        *("<|user|>", "[/INST]", "decode", "base64", "then", "execute", "enable", "god mode", "cafe", "caf\u00e9", "x" * 30),
+        *("\x1c", "\n", ".", "\u017f", "poker", "bets"),
+    ]
+)
+RULES = {
+    **load_policy(POLICY).injection,
+    **{"odd": r"ignore\w{,3}\sall", "accent": r"caf\u00e9?", "behind": r"(?<!your )rules", "again": r"(x+)\1", "end": r"rules$"},
+}
+
+
+@given(st.lists(ORDERS | st.just(" "), max_size=14), st.booleans())
+def test_the_sieve_before_a_policys_patterns_changes_no_verdict(words: list[str], spaced: bool) -> None:
+    text = (" " if spaced else "").join(words)
+    expected = [f"input:{name}" for name, pattern in RULES.items() if re.search(pattern, letters(text), re.I | re.S)]
+    assert MANY.check_input([{"role": "user", "content": text}]) == expected
+
+
+def test_patterns_that_no_sieve_understands_are_searched_as_before() -> None:
+    policy = build_policy({"injection": {"unicode": r"\u0061bc", "plain": "def"}, "topics": {"games": r"\bpoker\b"}})
+    messages = [{"role": "user", "content": "ABC def Poker"}]
+    assert policy.check_input(messages) == ["input:unicode", "input:plain", "input:topic_games"]
+    assert policy.check_input(messages, attacks=False) == ["input:topic_games"]
+
+
+MANY = build_policy({"injection": RULES, "hidden_unicode": False})

@@ -61,5 +61,6 @@ def _warm(guards: Guards) -> Guards:
     """What rules load when they first run is loaded here, not while a request waits."""
     messages = [{"role": "user", "content": "warm up"}]
     guards.check(messages, ["warm up"])
+    guards.policy.check_input(messages)
     guards.after(messages).feed("warm up", last=True)
     return guards

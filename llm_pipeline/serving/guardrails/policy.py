@@ -10,10 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import hyperscan
+
 from llm_pipeline.config import build, load
 from llm_pipeline.errors import ConfigError, near
 from llm_pipeline.serving.guardrails.disguise import hides, letters
 from llm_pipeline.serving.guardrails.verdict import Action
+from llm_pipeline.sieve import Sieve
 
 BLOCKED_INPUT = "I cannot help with that request."
 BLOCKED_OUTPUT = "I cannot show that answer."
@@ -38,6 +41,9 @@ NAMED = (
 """Rules that run only where `rules` names them."""
 REDACTED = ("email", "card", "iban", "secret", "html", "sql", "shell", "hidden", "indirect")
 """What can be struck out of a text; other rules judge all of it."""
+Patterns = Sequence[tuple[str, re.Pattern[str]]]
+_PYTHONS_OWN, _PYTHONS_SPACE = re.compile(r"\\[Nv]|\{,|\[:"), re.compile("[\x1c-\x1f]")
+"""What Python's patterns mean something else by than Hyperscan's, and what only Python calls white space."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +128,16 @@ class Policy:
         return self.thresholds.get(rule, 0.5)
 
     @cached_property
-    def patterns(self) -> Sequence[tuple[str, re.Pattern[str]]]:
+    def patterns(self) -> Patterns:
         """The rules that are patterns in the user's turns."""
         named = {f"input:{name}": pattern for name, pattern in self.injection.items()}
         return [*self._compiled(named), *self.topic_patterns]
 
     @cached_property
-    def topic_patterns(self) -> Sequence[tuple[str, re.Pattern[str]]]:
+    def topic_patterns(self) -> Patterns:
         return self._compiled({f"input:topic_{name}": pattern for name, pattern in self.topics.items()})
 
-    def _compiled(self, named: Mapping[str, str]) -> Sequence[tuple[str, re.Pattern[str]]]:
+    def _compiled(self, named: Mapping[str, str]) -> Patterns:
         return [(name, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for name, pattern in named.items() if name in self.actions]
 
     def allows(self, address: str) -> bool:
@@ -151,7 +157,25 @@ class Policy:
             broken.append("input:hidden_unicode")
         simple = [letters(text) for text in texts]
         patterns = self.patterns if attacks else self.topic_patterns
-        return broken + [name for name, pattern in patterns if any(pattern.search(text) for text in simple)]
+        found = {name for text in simple for name, pattern in self._likely(patterns, text) if pattern.search(text)}
+        return broken + [name for name, _ in patterns if name in found]
+
+    def _likely(self, patterns: Patterns, text: str) -> Patterns:
+        """Those of the patterns that may stand in a text, by one pass over it where it is of ASCII."""
+        if not patterns or not text.isascii() or _PYTHONS_SPACE.search(text) or (sieve := self._sieved[1]) is None:
+            return patterns
+        names, held = self._sieved[0], sieve.held(text)
+        passed = {names[i] for i in held}
+        return [(name, pattern) for name, pattern in patterns if name in passed or name not in names]
+
+    @cached_property
+    def _sieved(self) -> tuple[Sequence[str], Sieve | None]:
+        """Names of the patterns that a sieve reads as Python does, and the sieve of these."""
+        named = {name: p.pattern for name, p in self.patterns if p.pattern.isascii() and not _PYTHONS_OWN.search(p.pattern)}
+        try:
+            return list(named), Sieve(list(named.values()), caseless=True) if named else None
+        except hyperscan.error:
+            return [], None
 
 
 def load_policy(path: Path) -> Policy:
