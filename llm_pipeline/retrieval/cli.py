@@ -137,7 +137,7 @@ def train(
     asked = read_questions(questions)
     weights, used = learn(Searcher(_artifact(_root(index, home)).path), asked)
     write_weights(out, weights, f"{used} of {len(asked)} questions of {questions.name}")
-    show({"late": weights[0], "text": weights[1], "questions": len(asked), "used": used, "out": str(out)}, as_json)
+    show({"late": weights[0], "text": weights[1], "whole": weights[2], "questions": len(asked), "used": used, "out": str(out)}, as_json)
 
 
 @app.command()

@@ -72,9 +72,9 @@ def write_generation(
         table.create_index("vector", config=IvfSq(distance_type="cosine", num_partitions=partitions))
         for name in ("source", "kind"):
             table.create_index(name, config=Bitmap())
-        np.lib.format.open_memmap(folder / VECTORS, "w+", np.float16, vectors.shape)[:] = vectors
     table.wait_for_index([index.name for index in table.list_indices()], timedelta(minutes=10))
     write_passages(folder, rows, tokens)
+    np.lib.format.open_memmap(folder / VECTORS, "w+", np.float16, vectors.shape)[:] = vectors
     np.save(folder / FREQUENCIES, documents)
     write_atomically(folder / GENERATION, json.dumps(facts, indent=1, sort_keys=True))
 

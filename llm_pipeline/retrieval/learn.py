@@ -31,10 +31,12 @@ def groups_of(searcher: Searcher, questions: Sequence[Question]) -> list[tuple[V
 
 
 def learn(searcher: Searcher, questions: Sequence[Question]) -> tuple[list[float], int]:
-    """The weights of late interaction and full text, and from how many questions they were learnt."""
+    """The weights of late interaction, full text and whole vectors, and from how many questions they were learnt."""
     groups = groups_of(searcher, questions)
     return [round(float(weight), 3) for weight in fit(groups)], len(groups)
 
 
 def write_weights(path: Path, weights: Sequence[float], trained: str) -> None:
-    write_atomically(path, yaml.safe_dump({"late": weights[0], "text": weights[1], "trained": trained}, sort_keys=False))
+    write_atomically(
+        path, yaml.safe_dump({"late": weights[0], "text": weights[1], "whole": weights[2], "trained": trained}, sort_keys=False)
+    )

@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 class Reranker(Protocol):
     def __call__(self, text: str, question: Question, rows: Sequence[Row]) -> Sequence[float]:
-        """A score for each of the rows (indexed_text, tokens, and `_score` of the full-text search), higher is better."""
+        """A score for each of the rows (indexed_text, tokens, vector, and `_score` of the full-text search), higher is better."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,27 @@ class Weights:
 
     late: float
     text: float
+    whole: float = 0.0
     trained: str = ""
 
 
 class LightReranker:
-    """Late interaction and full-text score of the candidates; `documents` of each token id say how rare it is among `count` chunks."""
+    """Late interaction, full-text score and cosine of the candidates; `documents` say how rare each token is among `count` chunks."""
 
     def __init__(self, documents: NDArray[np.int64], count: int, weights: Weights | None = None) -> None:
         self.weights = weights or load(Weights, WEIGHTS)
         self._rarity = np.log1p((count - documents + 0.5) / (documents + 0.5))
 
     def __call__(self, text: str, question: Question, rows: Sequence[Row]) -> Sequence[float]:
-        return (self.features(question, rows) @ np.array([self.weights.late, self.weights.text])).tolist()
+        return (self.features(question, rows) @ np.array([self.weights.late, self.weights.text, self.weights.whole])).tolist()
 
     def features(self, question: Question, rows: Sequence[Row]) -> Vectors:
-        """Per row the late interaction, weighted by rarity (-1 to 1), and the share of the best full-text score (0 to 1)."""
+        """Per row the late interaction, weighted by rarity, the share of the best full-text score, and the cosine of the whole texts."""
         rarity = self._rarity[np.minimum(question.pieces, len(self._rarity) - 1)]
         scores = np.array([row.get("_score") or 0.0 for row in rows])
         late = late_interaction(directions(question.tokens), rarity, [row["tokens"] for row in rows])
-        return np.column_stack([late, scores / max(scores.max(initial=0.0), 1e-9)])
+        whole = np.stack([row["vector"] for row in rows]).astype(np.float32) @ question.vector
+        return np.column_stack([late, scores / max(scores.max(initial=0.0), 1e-9), whole])
 
 
 def late_interaction(question: Vectors, rarity: NDArray[np.float64], passages: Sequence[bytes]) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ GENERATION = "generation.json"
 FREQUENCIES = "documents.npy"
 """In how many chunks each token id stands."""
 VECTORS = "vectors.npy"
-"""Beside an approximate index: the vectors in half precision, mapped into memory, to order what it finds."""
+"""The vectors in half precision, mapped into memory, to order by them what was found."""
 _LONGEST_QUERY = 2_000
 
 
@@ -69,7 +69,7 @@ class Searcher:
             self.count: int = self._table.count_rows()
             self._starts = starts(self._table)
             self.passages = Passages(path)
-            self._vectors = np.load(path / VECTORS, mmap_mode="r") if self.facts["search"] else None
+            self._vectors = np.load(path / VECTORS, mmap_mode="r")
             self._documents = np.load(path / FREQUENCIES)
         except (ValueError, OSError, RuntimeError) as error:
             raise _damaged(path, error) from error
@@ -114,21 +114,22 @@ class Searcher:
         return [Passage(**{name: row[name] for name in FIELDS}, score=row["_fused"]) for row in kept[:k]]
 
     def candidates(self, text: str, k: int, mode: Mode = "hybrid", where: str | None = None) -> list[dict[str, Any]]:
-        """What both searches found, fused by rank: rows with `_fused`, `_score` of the full text, `tokens` and `indexed_text`."""
+        """What both searches found, fused by rank: rows with `_fused`, `_score` of the full text, `vector`, `tokens` and `indexed_text`."""
         rankings: list[Iterable[int]] = [self.nearest(self.embedder(text), k, where)] if mode != "text" else []
         scores = self.matching(text, k, where) if mode != "vector" else {}
         fused = fuse([*rankings, scores])
         rows = self.passages.rows(fused)
         return [
-            row | {"_fused": score, "_score": scores.get(number, 0.0)} for row, (number, score) in zip(rows, fused.items(), strict=True)
+            row | {"_fused": score, "_score": scores.get(number, 0.0), "vector": self._vectors[number]}
+            for row, (number, score) in zip(rows, fused.items(), strict=True)
         ]
 
     def nearest(self, vector: Vectors, k: int, where: str | None = None) -> list[int]:
         """Numbers of the rows whose vectors are nearest by cosine, nearest first."""
         query: dict[str, Any] = {"column": "vector", "q": vector, "k": k, "metric": "cosine"}
-        if self._vectors is None:
-            return list(self._find("_distance", where, nearest=query))
         settings = self.facts["search"]
+        if not settings:
+            return list(self._find("_distance", where, nearest=query))
         query |= {"k": k * settings["refined"], "nprobes": settings["nprobes"]}
         rows = np.fromiter(self._find("_distance", where, nearest=query), np.int64)
         return rows[np.argsort(-(self._vectors[rows].astype(np.float32) @ vector), kind="stable")[:k]].tolist()

@@ -78,7 +78,7 @@ def quality() -> None:
         rate = len(rows) / (time.perf_counter() - started)
         searcher = Searcher(artifact.path, embedder)
         weights, used = learn(searcher, odd)
-        learnt = LightReranker(np.load(artifact.path / "documents.npy"), searcher.count, Weights(weights[0], weights[1]))
+        learnt = LightReranker(np.load(artifact.path / "documents.npy"), searcher.count, Weights(*weights))
         names = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10")
         table = Table("method", *names, "p50 ms", "p95 ms", title=f"{len(texts):,} sentences, {len(even)} questions of held-out articles")
         ways: list[tuple[str, Mode, bool, Any]] = [
@@ -100,7 +100,7 @@ def quality() -> None:
         took = percentiles(timed(lambda i: fresh(even[i][1]), min(100, len(even))))
     console.print(
         f"times without embedding the question, which takes {took['p50']:.1f} ms; build {rate:.0f} sentences/s, "
-        f"embedding included ({embedder.dtype}, {embedder.threads or 'all'} threads); learnt weights {weights[0]:.2f}, {weights[1]:.2f}"
+        f"embedding included ({embedder.dtype}, {embedder.threads or 'all'} threads); learnt weights {weights}"
     )
 
 

@@ -138,6 +138,7 @@ def cut(path: Path) -> None:
         lambda folder: cut(folder / "generation.json"),
         lambda folder: cut(folder / "documents.npy"),
         lambda folder: cut(folder / "passages.arrow"),
+        lambda folder: cut(folder / "vectors.npy"),
         lambda folder: [cut(path) for path in (folder / "lancedb").rglob("*.lance") if path.is_file()],
     ],
 )

@@ -99,6 +99,15 @@ def test_rare_words_count_more() -> None:
     assert light._rarity[2] > 10 * light._rarity[1] > 0
 
 
+def test_the_cosine_of_whole_texts_counts_as_much_as_its_weight_says(searcher: Searcher, embedder: Embedder) -> None:
+    asked = "What does it cost to replace a card?"
+    rows, question = searcher.candidates(asked, 3), embedder.question(asked)
+    cosines = embedder.embed([TEXTS[row["id"]] for row in rows]) @ question.vector
+    light = LightReranker(np.ones(1, np.int64), 3, Weights(0.0, 0.0, 2.0))
+    assert light(asked, question, rows) == pytest.approx((2 * cosines).tolist(), abs=0.02)
+    assert Searcher(searcher.path, embedder, light).search(asked, 1, "text")[0].id == "fee"
+
+
 def test_a_reranker_of_ones_own_decides(searcher: Searcher, embedder: Embedder) -> None:
     def shortest(text: str, question: Any, rows: Any) -> list[float]:
         return [-float(len(row["indexed_text"])) for row in rows]
@@ -138,7 +147,7 @@ def test_an_embedder_without_tokens_goes_without_the_light_reranker(tmp_path: Pa
     assert searcher.search("x")[0].score < 0.2
 
 
-def test_the_shipped_weights_count_both_features() -> None:
+def test_the_shipped_weights_count_all_features() -> None:
     weights = load(Weights, WEIGHTS)
-    assert weights.late > weights.text > 0
+    assert weights.late > weights.whole > weights.text > 0
     assert weights.trained
