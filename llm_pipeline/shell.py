@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +21,35 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 def open_home(given: Path | None) -> Home:
     return Home((given or Path(os.environ.get("LLM_PIPELINE_HOME", ".llm_pipeline"))).resolve())
+
+
+def lean() -> None:
+    """What a command that passes tables along need not wait for: pandas, and looking for cycles after every few hundred new objects.
+
+    pyarrow imports pandas for its first array, in case the values are a Series. Told then that there is none, it imports it where a
+    table is to become a data frame.
+    """
+    gc.set_threshold(50_000)
+    if "pandas" not in sys.modules:
+        import pyarrow as pa
+
+        with _hidden("pandas"):
+            pa.array([""])
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    class Hidden:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == module:
+                raise ImportError(name=name)
+
+    sys.meta_path.insert(0, Hidden)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(Hidden)
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:

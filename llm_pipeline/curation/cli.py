@@ -24,7 +24,7 @@ from rich.table import Table
 from llm_pipeline.curation.carry import with_carried
 from llm_pipeline.curation.files import Corpus, ParquetOut, scratch_beside, suite_rows, with_ids_as
 from llm_pipeline.paths import DATA
-from llm_pipeline.shell import HomeOption, JsonOption, open_home, show
+from llm_pipeline.shell import HomeOption, JsonOption, lean, open_home, show
 
 Input = Annotated[
     Path, typer.Argument(exists=True, help="Parquet, JSONL (also .gz, .zst), CSV or a folder, with columns id and text.", metavar="IN")
@@ -39,6 +39,7 @@ class Session:
     def __init__(self, verb: str, corpus: Corpus, as_json: bool) -> None:
         self.verb, self.corpus, self.as_json = verb, corpus, as_json
         self.rows, self.characters = 0, 0
+        lean()
         self._started, self._cpu = time.monotonic(), time.process_time()
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -212,6 +213,7 @@ def curate(
     """
     from llm_pipeline.curation.curate import curate as run
 
+    lean()
     console = Console(stderr=True)
     show(run(source, out, against=against, threshold=threshold, licence=licence, say=console.print), as_json)
 

@@ -22,6 +22,7 @@ from llm_pipeline.errors import InputError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Hashes = npt.NDArray[np.uint32]
+Chances = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
 LINES = 512
@@ -34,6 +35,8 @@ _BASIS, _PRIME = np.uint32(2166136261), np.uint32(16777619)
 _KEY, _SIEVE = np.uint64(0x9E3779B97F4A7C15), np.uint64(48)
 _FLOOR = np.float32(1e-5)
 """What the library adds to the probability of every branch."""
+_HALF = 0.51
+"""Half of all chances: what is added makes them a little more than one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,39 @@ class Tree:
     def labels(self) -> int:
         return len(self.left) + 1
 
-    def levels(self) -> Iterator[Ints]:
+    def likeliest(self, right: Floats) -> tuple[Ints, Chances]:
+        """The label at the end of the likeliest way down for each column, and how likely it is; `right` has the chance to turn right
+        by inner node. Where always taking the likelier turn leads to more than half of all chances, no other way is likelier."""
+        best, chance = self._greedy(right)
+        if len(unsure := np.flatnonzero(chance <= _HALF)):
+            best[unsure], chance[unsure] = self._of_all(right[:, unsure])
+        return best, np.minimum(chance, 1.0)
+
+    def _greedy(self, right: Floats) -> tuple[Ints, Chances]:
+        best, chances = np.empty(right.shape[1], np.int64), np.ones(right.shape[1])
+        column = np.arange(right.shape[1])
+        node = np.full(len(column), len(self.left) - 1)
+        while len(column):
+            chance = right[node, column]
+            turn = chance >= 0.5
+            chances[column] *= np.where(turn, chance, np.float32(1) - chance) + _FLOOR
+            below = np.where(turn, self.right[node], self.left[node])
+            best[column] = below
+            inner = np.flatnonzero(below >= self.labels)
+            column, node = column[inner], below[inner] - self.labels
+        return best, chances
+
+    def _of_all(self, right: Floats) -> tuple[Ints, Chances]:
+        scores = np.ones((2 * self.labels - 1, right.shape[1]))  # in 64 bits: a product as small as 1e-40 is slow in 32
+        for level in self._levels():
+            above, chance = scores[self.labels + level], right[level]
+            scores[self.right[level]] = above * (chance + _FLOOR)
+            scores[self.left[level]] = above * (np.float32(1) - chance + _FLOOR)
+        labels = scores[: self.labels]
+        best = np.argmax(labels, axis=0)
+        return best, labels[best, np.arange(right.shape[1])]
+
+    def _levels(self) -> Iterator[Ints]:
         """The inner nodes (counted from 0), from the root down."""
         level = np.array([len(self.left) - 1])
         while len(level):
@@ -123,19 +158,12 @@ class LineModel:
                 found -= found // buckets * buckets  # a third of what % takes
                 yield _known(line, self.places.take(found), at)
 
-    def _likeliest(self, hidden: Floats) -> tuple[Ints, npt.NDArray[np.float64]]:
+    def _likeliest(self, hidden: Floats) -> tuple[Ints, Chances]:
         """Of every row the label at the end of the likeliest way down the tree, and how likely it is."""
         blocks = (hidden[first : first + _SINGLE] for first in range(0, len(hidden), _SINGLE))
         with np.errstate(over="ignore"):
             right = np.float32(1) / (np.float32(1) + np.exp(-np.concatenate([self.branches @ block.T for block in blocks], axis=1)))
-        scores = np.ones((2 * self.tree.labels - 1, len(hidden)))  # in 64 bits: a product as small as 1e-40 is slow in 32
-        for level in self.tree.levels():
-            above, chance = scores[self.tree.labels + level], right[level]
-            scores[self.tree.right[level]] = above * (chance + _FLOOR)
-            scores[self.tree.left[level]] = above * (np.float32(1) - chance + _FLOOR)
-        labels = scores[: self.tree.labels]
-        best = np.argmax(labels, axis=0)
-        return best, np.minimum(labels[best, np.arange(len(hidden))], 1.0)
+        return self.tree.likeliest(right)
 
 
 def _known(line: Ints, rows: npt.NDArray[np.integer[Any]], at: Ints) -> tuple[Ints, Ints]:

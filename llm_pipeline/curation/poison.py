@@ -60,14 +60,14 @@ def _undressed(texts: Mapping[int, str], policy: PoisonPolicy) -> dict[int, Find
 def _instructions(view: View, policy: PoisonPolicy) -> dict[int, Finding]:
     """Instructions in plain sight by text: patterns of a family near its anchors."""
     found: dict[int, Finding] = {}
-    anchors, families = _families(policy.instructions)
+    anchors, families, patterns = _families(policy.instructions)
     places: dict[tuple[int, str], list[int]] = defaultdict(list)
     for token, phrase in sorted(zip(*(column.tolist() for column in lexicon(anchors).find(view)), strict=True)):
         for name in families[phrase]:
             places[int(view.tokens.doc[token]), name].append(int(view.tokens.start[token]))
     for (at, name), starts in places.items():
         for first, last in _runs(starts) if at not in found else ():
-            if _pattern(policy.instructions, name).search(view.between(at, first - AROUND, last + AROUND).lower()):
+            if patterns[name].search(view.between(at, first - AROUND, last + AROUND).lower()):
                 found[at] = Finding("hidden_instruction", 1.0, f"{name}, near character {first - view.first(at)}")
                 break
     return found
@@ -106,16 +106,11 @@ def _decoded(text: str) -> Iterator[str]:
 
 
 @cache
-def _families(instructions: tuple[Instructions, ...]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """All anchors, and the names of the families of each."""
+def _families(instructions: tuple[Instructions, ...]) -> tuple[tuple[str, ...], list[list[str]], dict[str, re.Pattern[str]]]:
+    """All anchors, the names of the families of each, and what is looked for by family."""
     by_anchor: dict[str, list[str]] = defaultdict(list)
     for family in instructions:
         for anchor in family.anchors:
             by_anchor[anchor].append(family.name)
-    return tuple(by_anchor), list(by_anchor.values())
-
-
-@cache
-def _pattern(instructions: tuple[Instructions, ...], name: str) -> re.Pattern[str]:
-    patterns = next(family.patterns for family in instructions if family.name == name)
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+    patterns = {family.name: re.compile("|".join(f"(?:{pattern})" for pattern in family.patterns)) for family in instructions}
+    return tuple(by_anchor), list(by_anchor.values()), patterns

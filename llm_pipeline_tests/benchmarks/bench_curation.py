@@ -24,6 +24,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 from llm_pipeline.curation.curate import curate
+from llm_pipeline.shell import lean
+lean()
 summary = curate(Path(sys.argv[1]), Path(sys.argv[2]))
 [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
 print(json.dumps(summary | {"peak_mb": int(peak) / 1024}))

@@ -52,7 +52,9 @@ def test_the_endpoints_own_admin_api(live: Live) -> None:
     question = {"messages": [{"role": "user", "content": "What is the fee?"}], "max_tokens": 4}
     until(lambda: ask(f"{live.endpoint.url}/v1/models", made["secret"])[0], 200)
     assert ask(chat, made["secret"], "POST", question)[0] == 200
-    until(lambda: ask(chat, made["secret"], "POST", question)[1].get("error", {}).get("code"), "rate_limit_exceeded")  # or a new minute began
+    until(
+        lambda: ask(chat, made["secret"], "POST", question)[1].get("error", {}).get("code"), "rate_limit_exceeded"
+    )  # or a new minute began
     _, rotated = ask(f"{base}/keys/{made['id']}/rotate", admin, "POST", {"overlap_seconds": 0})
     until(lambda: ask(f"{live.endpoint.url}/v1/models", made["secret"])[0], 401)
     until(lambda: ask(f"{live.endpoint.url}/v1/models", rotated["secret"])[0], 200)  # two gateways: the other one learns of it later

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llm_pipeline.curation.pii.context import AFTER, BEFORE, Context
-from llm_pipeline.curation.pii.windows import Finder, Found, cased
+from llm_pipeline.curation.pii.windows import Finder, Found, any_case
 
 _MONTH = (
     r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|J[aä]nner|Mär|Mai|Okt|Dez|janv|févr|mars|avr|juin|juil|août|déc|ene|enero|abr|"
@@ -36,16 +36,16 @@ _ABBREVIATED = re.compile(r"(?:[(,;] ?b|\bur)\. ?$")
 """Before a date: "Ann Lee (b. 4 May 1960)", "Anna Nowak, ur. 4.05.1960"."""
 _CONTEXT = Context({"birth": _WORDS}, of_dates=True)
 _ANCHOR = (
-    cased(
-        "born|birth|bday|b-day|dob|d.o.b|d o b|gebo|geburt|geb|né|naiss|ddn|nac|nasc|nato|nata|urodz|data ur|föd|fød|syntym|syntyn|naroz|"
-        "szület|doğum|anniversaire|compleanno|cumple|verjaardag"
-    ).replace(".", "[.]")
+    any_case(
+        "born|birth|bday|b-day|dob|d[.]o[.]b|d o b|gebo|geburt|geb|né|naiss|ddn|nac|nasc|nato|nata|urodz|data ur|föd|fød|syntym|syntyn|"
+        "naroz|szület|doğum|anniversaire|compleanno|cumple|verjaardag"
+    )
     + "|[(,;] ?b[.] ?[0-9A-Z]|ur[.] ?[0-9]"
 )
 
 
 def birth_finder() -> Finder:
-    return Finder(_ANCHOR, _births, before=AFTER + 40, after=BEFORE + 40)
+    return Finder(_ANCHOR, _births, before=AFTER + 52, after=BEFORE + 40)
 
 
 def _births(text: str, low: int, high: int) -> Iterator[Found]:

@@ -13,7 +13,7 @@ from importlib import import_module
 
 from llm_pipeline.curation.pii import validators
 from llm_pipeline.curation.pii.context import AFTER, BEFORE, OTHER, Context, arithmetic
-from llm_pipeline.curation.pii.windows import Finder, Found, cased
+from llm_pipeline.curation.pii.windows import Finder, Found, Look, any_case
 
 _LEFT, _END = r"(?<![\w.$€£+/-])", r"(?![\w%-]|[.:][0-9])"
 _RIGHT = _END + "(?!,[0-9]{1,3}(?![0-9]))"
@@ -23,7 +23,8 @@ _DATE = re.compile(
     r"|(?:19|20)\d\d([-/. ])\d{1,2}\1\d{1,2}|\d{1,2}([-/. ])\d{1,2}\2(?:19|20)\d\d"
 )
 _DIGIT = re.compile("[0-9]")
-_NUMBER = r"[0-9](?:[ ().,/+–-]{0,2}[A-Za-z]?[0-9]){5,}"
+_NUMBER = "[0-9](?:[ ().,/+–-]{0,2}[A-Za-z]?[0-9]){5"
+"""Six digits and, once the brace is closed, more."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ NAMED = (
 
 
 _NAMED = (
-    cased(
+    any_case(
         "passport|travel document|"
         "passeport|passaport|reisepass|reisedokument|pasaporte|paspoort|paszport|pass nr|pass no|passnr|passnummer|license|licence"
         "|führerschein"
@@ -354,8 +355,8 @@ def _worth(value: str) -> bool:
 
 def identifier_finders() -> list[Finder]:
     return [
-        Finder(_NUMBER, _finder((*IDENTIFIERS, *STATED, *NAMED)), before=24, after=16, worth=_worth, digits=True),
-        *(Finder(anchor, _finder(NAMED), before=AFTER + 24, after=BEFORE + 40) for anchor in _NAMED),
+        Finder(_NUMBER + "}", _finder((*IDENTIFIERS, *STATED, *NAMED)), 24, 16, Look(re.compile(_NUMBER + ",}"), _worth, back=21)),
+        *(Finder(anchor, _finder(NAMED), before=AFTER + 40, after=BEFORE + 40) for anchor in _NAMED),
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from llm_pipeline.curation.pii.gazetteer import names
 from llm_pipeline.curation.pii.judge import NAME, PARTICLE, PARTICLES, TITLES, UPPER, Judge
 from llm_pipeline.curation.pii.people_records import record_finders
-from llm_pipeline.curation.pii.windows import Finder, Found, cased
+from llm_pipeline.curation.pii.windows import Finder, Found, Look, any_case, cased
 
 _RUN = re.compile(rf"(?<![\w'’\[@/.#-])(?<!\b[A-Z]\. ){NAME}(?: (?:[{UPPER}]\.|{PARTICLE}(?= )|{NAME})){{1,7}}(?![\w@\[])")
 _OF = r"(?:von|van|de|di|du|del|della|dos|da|do|zu)(?: (?:der|den|la|los|het))?"
@@ -46,7 +46,6 @@ _SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?:
 _HELLO = cased(
     "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá|salut"
 )
-_HELLOS = frozenset(_HELLO.lower().split("|"))
 _SURE = cased(
     "thanks|thank you|regards|sincerely|cheers|best|best wishes|yours|this is|i am|i'm|love|morning|afternoon|evening|thx|rgds|"
     "lg|vg|gruß|grüße|saludos|abrazos|cordialement|bises|groetjes|saluti|"
@@ -56,7 +55,8 @@ _SURE = cased(
 )
 _TOWARDS = cased("ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc")
 _BEFORE = re.compile(
-    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]+(?P<v>{NAME})(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(+0-9]|['’]s\b)"
+    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]{{1,30}}(?P<v>{NAME})"
+    rf"(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(+0-9]|['’]s\b)"
 )
 _VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
 _AFTER = re.compile(
@@ -84,25 +84,23 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
     """Finders for the name lists of `locales`; a name that holds a word of `never` (the domain's capitalised words) does not count."""
     known = Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
     judge = _People(known)
-    upper = "[A-ZÀ-Ž]"
-    letters = "[A-Za-zÀ-ɏḀ-ỿ0-9_'’-]"
+    upper, letters = "[A-ZÀ-Ž]", "[A-Za-zÀ-ɏḀ-ỿ0-9_'’-]"
+    link = r"(?: is| [A-Z]:)?[ '\"=>,.:)“‘\n-]*"  # a plainer _LINK, which compiles in half the time
     run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{PARTICLE} )*{upper}{letters}*))+"
+
+    def word(worth: Callable[[str], bool], first: str = upper) -> Look:
+        """A look at the word before or with whose first letter an anchor ends."""
+        return Look(re.compile(first + letters + "*"), worth, back=1)
+
     return [
-        Finder(run, judge.full, before=8, after=8, worth=known.holds_name),
-        Finder(f"(?:{TITLES})[. ]", judge.titled, before=10, after=90),
-        Finder(rf"(?:{_STATED}){_LINK}{upper}{letters}*", judge.introduced(_INTRODUCTION), before=4, after=90, worth=known.ends_in_any),
-        Finder(rf"(?:{_SELF}|{_HERE}) [A-Za-zÀ-ž]{letters}*", judge.called, before=4, after=90, worth=known.ends_in_first),
-        Finder(
-            f"{_SENTENCE}[{UPPER}][A-Za-zÀ-ɏḀ-ỿ_'’-]*", judge.signed, before=0, after=_SIGNATURE, worth=known.holds_first, last=_SIGNATURE
-        ),
+        Finder(rf"{upper}{letters}* (?:{PARTICLE} )*{upper}", judge.full, 8, 8, Look(re.compile(run), known.holds_name, back=40)),
+        Finder(rf"\b(?:{TITLES})[. ]", judge.titled, before=24, after=90),
+        Finder(rf"(?:^|[^A-Za-z0-9]){any_case(_STATED)}{link}{upper}", judge.introduced(_INTRODUCTION), 48, 90, word(known.ends_in_any)),
+        Finder(rf"\b{any_case(f'{_SELF}|{_HERE}')} ", judge.called, 24, 90, word(known.ends_in_first, "[A-Za-zÀ-ž]")),
+        Finder(rf"[{UPPER}][^\s\x00]*[^\w\x00]*\x00", judge.signed, before=_SIGNATURE),
         *record_finders(known, judge.acting, rf"(?:{_VERBS}|and I|is|was|has|will|can|could|would) "),
-        Finder(
-            rf"(?:(?:{_HELLO}|{_SURE}|{_TOWARDS})[,:]?[ \n]+)+{upper}{letters}*",
-            judge.greeted,
-            before=2,
-            after=40,
-            worth=judge.worth_greeting,
-        ),
+        Finder(rf"\b{any_case(_HELLO)}[,:]?[ \n]+{upper}", judge.greeted, 48, 40, word(judge.may_be_hailed)),
+        Finder(rf"\b{any_case(f'{_SURE}|{_TOWARDS}')}[,:]?[ \n]+{upper}", judge.greeted, 48, 40, word(judge.is_first)),
     ]
 
 
@@ -227,11 +225,11 @@ class _People:
         words = value.split(" ")
         return len(words) > 1 and all(word[1:] == "." or (word[0].isupper() and self.judge.may_be_last(word)) for word in words)
 
-    def worth_greeting(self, value: str) -> bool:
-        *before, word = value.split()
-        word = word.removesuffix("'s").removesuffix("’s")
-        hello = any(said.strip(",:").lower() in _HELLOS for said in before)
-        return self.judge.is_first(word) or (hello and self.judge.may_be_last(word))
+    def is_first(self, value: str) -> bool:
+        return self.judge.is_first(value.removesuffix("'s").removesuffix("’s"))
+
+    def may_be_hailed(self, value: str) -> bool:
+        return self.is_first(value) or self.judge.may_be_last(value.removesuffix("'s").removesuffix("’s"))
 
     def greeted(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single first name behind a greeting or kin ("my wife Ann"), or, when it is hardly anything else, behind "told", "from" ..."""

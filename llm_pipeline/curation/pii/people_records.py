@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from llm_pipeline.curation.pii.columns import head, marks
 from llm_pipeline.curation.pii.judge import NAME, PARTICLE, UPPER, Judge
-from llm_pipeline.curation.pii.windows import Finder, Found, cased
+from llm_pipeline.curation.pii.windows import Finder, Found, Look, any_case
 
 _GIVEN = rf"{NAME}(?: (?:[{UPPER}]\.|{NAME})){{0,2}}"
 _INVERTED = re.compile(
@@ -46,22 +46,21 @@ def record_finders(judge: Judge, acting: Callable[[str, int, int], Iterator[Foun
         for find in (finders.inverted, finders.listed, finders.apart, acting):
             yield from find(text, low, high)
 
+    def beside(second: str) -> str:
+        return (
+            rf"{upper}{letters}+(?:,? (?:and|und|y|et|e|i|och|og|&|with) {second}|, (?:{second}|you|please|can|could|we|thanks|I)| {verbs})"
+            rf"|[(“‘]{upper}{letters}+[)”’]|[0-9]\]? (?:- )?{upper}{letters}+: "
+        )
+
+    look = Look(re.compile(beside(f"{upper}{letters}+")), judge.holds_first, back=40)
     return [
-        Finder(rf"[A-Z][.] ?(?:[A-Z][.] ?){{0,2}}(?:{PARTICLE} )?{upper}{letters}+", finders.initials, before=4, after=8),
+        Finder(rf"[A-Z][.] ?(?:{PARTICLE} )?{upper}{letters}+", finders.initials, before=24, after=8),
+        Finder(beside(upper), together, before=90, after=60, look=look),
         Finder(
-            rf"{upper}{letters}+(?:,? (?:and|und|y|et|e|i|och|og|&|with) {upper}{letters}+|, (?:{upper}{letters}+|you|"
-            rf"please|can|could|we|thanks|I)| {verbs})"
-            rf"|[(“‘]{upper}{letters}+[)”’]|[0-9]\]? (?:- )?{upper}{letters}+: ",
-            together,
-            before=90,
-            after=60,
-            worth=judge.holds_first,
-        ),
-        Finder(
-            rf"(?:{cased('name|surname|nazwisko|nom|prénom|nombre|apellido|apellidos|naam|cognome|nome|customer|patient|employee|client|last|first')})"
-            r"(?:[|;\t]|,[A-Za-z]| [|])|VALUES",
+            any_case("name|nazwisko|nom|prénom|nombre|apellido|apellidos|naam|cognome|nome|customer|patient|employee|client|last|first")
+            + r"(?:[|;\t,]| [|])\S|VALUES",
             finders.headed,
-            before=200,
+            before=212,
             after=_ROWS,
         ),
     ]

@@ -61,7 +61,7 @@ _ENGLISH = (
     rf"[0-9][A-Za-z]?(?:[-/][0-9]{{1,5}}[A-Za-z]?)?,?[ ](?:[NSEW][.]? )?(?:{_UP}|[0-9]{{1,3}}(?:st|nd|rd|th))",
     "(?:Flat|Apt[.]?|Apartment|Unit|Suite|Studio|Ste[.]?|Floor|Level|No[.]|#) ?[0-9]|(?:Flat|Apt[.]?|Unit|Suite) [A-Z]",
 )
-"""A number before a name, and flats; apart, because Rust finds what begins with digits or with words each in its fastest way."""
+"""A number before a name, and flats."""
 
 
 def place_finders(locales: Sequence[str]) -> list[Finder]:
@@ -96,7 +96,7 @@ def place_finders(locales: Sequence[str]) -> list[Finder]:
     )
     polish = re.compile(rf"(?<!\w)(?:ul\.|ulica|aleja|al\.|pl\.) {_UP}\w+(?: {_UP}\w+)? [0-9]{{1,4}}[A-Za-z]?(?:/[0-9]+)?{post}")
     return [
-        *(Finder(anchor, _english(english, locales), before=28, after=190) for anchor in _ENGLISH),
+        *(Finder(anchor, _english(english, locales), before=48, after=190) for anchor in _ENGLISH),
         _finder(rf"[0-9](?: bis| ter)?,? (?:{_FRENCH}) ", ("street_fr", french, 0.88)),
         _finder(
             rf"(?:{_JOINED}|{_JOINED_WEAK}|{_APART}|{cased('box|fach|tado|bus')}) [0-9]|PO A[AEP] [0-9]{{5}}",
@@ -127,7 +127,7 @@ def _finder(anchor: str, *kinds: tuple[str, re.Pattern[str], float]) -> Finder:
                 if groups.get("tail") or not groups.get("weak") or _LIVING.search(text, max(0, match.start() - 60), match.start()):
                     yield match.start(), match.end(), score, "STREET_ADDRESS", name
 
-    return Finder(anchor, find, before=80, after=190, digits="[0-9]" in anchor)
+    return Finder(anchor, find, before=112, after=190)
 
 
 def _english(pattern: re.Pattern[str], locales: Sequence[str]) -> Callable[[str, int, int], Iterator[Found]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from llm_pipeline.curation.pii import validators
 from llm_pipeline.curation.pii.context import OTHER, Context
-from llm_pipeline.curation.pii.windows import Finder, Found, cased
+from llm_pipeline.curation.pii.windows import Finder, Found, any_case
 
 _TOKENS = {
     "anthropic": r"sk-ant-[A-Za-z0-9_-]{20,120}",
@@ -25,14 +25,13 @@ _TOKENS = {
     "mailgun": r"key-[0-9a-f]{32}",
     "square_shopify": r"sq0(?:atp|csp)-[A-Za-z0-9_-]{22,60}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",
     "telegram": r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",
+    "twilio": r"(?:AC|SK)[0-9a-f]{32}",
     "jwt": r"eyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{0,1000}",
 }
 """Prefixes as their issuers publish them, collected for secret scanning by GitHub and gitleaks."""
 _TOKEN = "|".join(_TOKENS.values())
-_TOKEN_ANCHOR = re.sub(r"\{([0-9]+),[0-9]+\}", r"{\1,}", _TOKEN).replace("[0-9]{8,}:AA", ":AA")
-"""Without upper bounds, which Rust compiles small, and with a literal first, which it finds fast."""
-_TWILIO = "(?:AC|SK)[0-9a-f]{32}"
-"""Apart, because two letters are so short a literal that the search for all tokens would be half as fast."""
+_TOKEN_ANCHOR = re.sub(r"\{[^|]*", "", _TOKEN.replace("{8,10}", ""))
+"""What each begins with, up to the first long part."""
 _SECRETS = Context(
     {
         "secret": "api key, apikey, access key, accesskey, access token, secret, secret key, auth token, bearer, token, password, passwd, "
@@ -86,18 +85,17 @@ def _macs(text: str, low: int, high: int) -> Iterator[Found]:
 
 def shape_finders() -> list[Finder]:
     return [
-        Finder("@", _emails, before=66, after=270),
-        _shape("email_spelled", "EMAIL_ADDRESS", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=420, flags=re.I),
+        Finder("@", _emails, before=67, after=270),
+        _shape("email_spelled", "EMAIL_ADDRESS", _SPELLED, r"(?i)[ (\[]dot[ )\]]", strong=0.9, reach=426, flags=re.I),
         _shape("url_credentials", "URL_CREDENTIALS", _URL, r"://[^\s/:@]*:[^\s/@]*@", reach=660),
-        Finder("[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]", _ipv4, before=4, after=24, digits=True),
-        _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=48),
-        Finder("[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{2}[.])", _macs, before=24, after=24),
+        Finder(r"\b(?:[0-9]{1,3}[.]){3}[0-9]", _ipv4, before=20, after=24),
+        _shape("ipv6", "IP_ADDRESS", _IPV6, ":[0-9a-fA-F]{0,4}:", validators.ipv6, reach=54),
+        Finder("[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|[0-9A-Fa-f]{2}[.])", _macs, before=36, after=24),
         _shape("token", "API_KEY", rf"(?<![\w-])(?:{_TOKEN})", _TOKEN_ANCHOR, validators.token, reach=7200),
-        _shape("token", "API_KEY", rf"(?<![\w-]){_TWILIO}", _TWILIO, validators.token, reach=40),
         _shape("private_key", "API_KEY", _PEM, "PRIVATE KEY", reach=8200),
-        Finder(_ANCHOR, _secrets, before=230, after=290),
-        Finder("bc1|BC1|tb1|ltc1|0x[0-9a-fA-F]{40}|[1-9A-HJ-NP-Za-km-z]{25}", _wallets, before=100, after=120),
-        Finder("[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=4, after=90, digits=True),
+        Finder(_ANCHOR, _secrets, before=250, after=290),
+        Finder(r"\b(?:bc1|BC1|tb1|ltc1|0x[0-9a-fA-F]{16}|[1-9A-HJ-NP-Za-km-z]{25})", _wallets, before=30, after=120),
+        Finder(r"\b[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]", _ibans, before=10, after=90),
     ]
 
 
@@ -177,7 +175,7 @@ _PASSWORDS = (
 )
 """`password: X` in many languages; what a command takes; and with nothing between (or as `login: ann / X`) what has signs of all sorts."""
 _ANCHOR = (
-    cased(
+    any_case(
         "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|passphrase|passcode|"
         "sshpass|--pass|mysql|curl|credential|creds|zugangsdaten|identifiants|"
         "passwort|kennwort|contraseña|mot de passe|mdp|clave|senha|palavra-passe|wachtwoord|hasło|lösenord|salasana|heslo|parola d|"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import phonenumbers
 
 from llm_pipeline.curation.pii.context import OTHER, Context, arithmetic
-from llm_pipeline.curation.pii.windows import Finder, Found
+from llm_pipeline.curation.pii.windows import Finder, Found, Look
 
 _CANDIDATE = re.compile(
     r"(?<![\w.$€£#/+-])(?<![0-9],)(?<![0-9] [*/=^-])(?:(?:\+ ?|00)[0-9]{1,3}[ .-]?)?(?:\(0?[0-9]{0,5}\)[ .-]?){0,2}"
@@ -69,7 +69,8 @@ def phone_finder(regions: Sequence[str]) -> Finder:
             if score:
                 yield match.start(), match.end(), score, "PHONE_NUMBER", "phone"
 
-    return Finder(r"[0-9](?:[ ().+/-]{0,3}[0-9]){6,}", find, before=8, after=16, worth=_worth, digits=True)
+    seven = "[0-9](?:[ ().+/-]{0,3}[0-9]){6"
+    return Finder(seven + "}", find, before=8, after=16, look=Look(re.compile(seven + ",}"), _worth, back=25))
 
 
 def _worth(value: str) -> bool:

@@ -42,7 +42,7 @@ NAMED = (
 REDACTED = ("email", "card", "iban", "secret", "html", "sql", "shell", "hidden", "indirect")
 """What can be struck out of a text; other rules judge all of it."""
 Patterns = Sequence[tuple[str, re.Pattern[str]]]
-_PYTHONS_OWN, _PYTHONS_SPACE = re.compile(r"\\[Nv]|\{,|\[:"), re.compile("[\x1c-\x1f]")
+_PYTHONS_OWN, _PYTHONS_SPACE = re.compile(r"\\[NvZ]|\{,|\[:|\$"), re.compile("[\x1c-\x1f]")
 """What Python's patterns mean something else by than Hyperscan's, and what only Python calls white space."""
 
 

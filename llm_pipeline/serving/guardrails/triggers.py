@@ -14,6 +14,7 @@ _ANY = r"\x80-\xff"
 """Bytes of other letters than ASCII's, of which a sieve does not know what they are: to it they are whatever a pattern wants."""
 _LOOKBEHIND = re.compile(r"\(\?<[=!](?:[^()\\]|\\.)*\)")
 _FOREIGN = re.compile("[^\\x00-\\x7f](?:-[^\\x00-\\x7f])?")
+_END = re.compile(r"(?<!\\)\$")
 _WORD = re.compile(r"([a-z]+(\\b)?)\(\?<!\\w[^()]*\)")
 
 
@@ -34,4 +35,5 @@ def _sieve() -> Sieve:
 def _loose(pattern: str) -> str:
     """A pattern for a sieve that matches wherever `pattern` does, and seldom elsewhere."""
     pattern = _FOREIGN.sub(lambda _: _ANY, _LOOKBEHIND.sub("", _WORD.sub(r"\\b\1", pattern)))
+    pattern = _END.sub(r"\\n?\\x00", pattern)
     return pattern.replace(r"[\w", rf"[\w{_ANY}").replace(r"\d", f"[0-9{_ANY}]").replace(r"\s", rf"[\s\x1c-\x1f{_ANY}]")
