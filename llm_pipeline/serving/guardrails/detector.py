@@ -25,8 +25,9 @@ STRETCHES = (4000, 32)
 """Words of a stretch that is judged by itself: the whole text, and each small part of it."""
 SOFT = 4.0
 LONGER = 0.3
-"""How much more it takes to call a longer text of a user an attack, times the logarithm of its stretches: the largest of many is high by
-chance."""
+"""How much more it takes to call a longer text an attack, times the logarithm of its stretches: the largest of many is high by chance."""
+_LENIENT = [0, 3]
+"""The heads that this holds for."""
 _LONGEST = 12000
 
 
@@ -62,7 +63,7 @@ class LinearDetector:
         return sigmoid(self.logits(text)[3])
 
     def logits(self, text: str) -> list[float]:
-        """Of every head the largest over the text's stretches; of the last what it and the first say together."""
+        """Of every head the largest over the text's stretches."""
         words = words_of(reveal(text[:_LONGEST]))
         if len(words) <= STRETCHES[-1]:
             return self._of_few(words)
@@ -73,8 +74,7 @@ class LinearDetector:
         starts, ends = _stretches(read.words)
         sums = (upto.take(ends, 1) - upto.take(starts, 1)) / np.sqrt(ends - starts + SOFT)
         every = sums * self.scales[:, None] + self.biases[:, None]
-        every[3] = (every[0] + every[3]) / 2
-        every[0] -= LONGER * math.log(len(starts) - 1)
+        every[_LENIENT] -= LONGER * math.log(len(starts) - 1)
         largest: list[float] = every.max(axis=1).tolist()
         return largest
 
@@ -87,8 +87,7 @@ class LinearDetector:
         np.not_equal(ids[1:], ids[:-1], out=once[1:])
         root = math.sqrt(len(words) + SOFT)
         heads = zip((once @ self._weights(ids)).tolist(), self._lines, strict=True)
-        found = [total / root * scale + bias for total, (scale, bias) in heads]
-        return [*found[:3], (found[0] + found[3]) / 2]
+        return [total / root * scale + bias for total, (scale, bias) in heads]
 
     def _weights(self, ids: Ids) -> NDArray[np.float32]:
         """The weights of features, a column for each head."""

@@ -13,7 +13,7 @@ from llm_pipeline.serving.guardrails.grammar import Grammar, load_grammar
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 FOLDER = DATA / "guard"
-JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas", "imagined", "imagined")
+JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas", "imagined", "imagined", "games", "games", "games")
 INJECTIONS = (
     *("override",) * 4,
     *("leak",) * 2,
@@ -34,15 +34,20 @@ INJECTIONS = (
     "believed",
     "outgoing",
     "sidedoor",
+    *("told_before",) * 4,
+    *("sessions",) * 3,
 )
-TRIGGERS = ("triggers", "admin", "developers", "sayings", "never_mind", "playing", "quoting", "about_ai", "services")
+TRIGGERS = ("triggers", "admin", "developers", "sayings", "never_mind", "playing", "quoting", "about_ai", "services", "changes", "mirror", "fancy")
 """Families of ordinary prompts with the words of attacks."""
 LONGEST = 64
 """Words that are kept of a long ordinary text: about as many as are judged at once."""
 PARTS = 8
 """Parts of the forms of documents; a passage has sentences of one of them."""
-_ORDINARY = {"plain": 24, "ask": 13, "others": 7, "triggers": 26, "admin": 5, **dict.fromkeys(TRIGGERS[2:], 4)}
+_ORDINARY = {"plain": 24, "ask": 13, "others": 7, "triggers": 26, "admin": 5, **dict.fromkeys(TRIGGERS[2:], 4), **dict.fromkeys(TRIGGERS[-3:], 9)}
 """How often each family of short ordinary prompts is taken."""
+JUDGED = 24
+"""At most so many words of a document stay on either side of an order, in so large a share of the passages as CUT says."""
+CUT = 0.6
 CHATS = 0.4
 """Share of ordinary examples that are longer things to do."""
 _LANGUAGES = ("de_DE", "de_DE", "fr_FR", "es_ES", "nl_NL", "pl_PL", "cs_CZ", "da_DK", "it_IT", "la", "ru_RU")
@@ -238,14 +243,16 @@ class Maker:
         return said[:1].upper() + said[1:] + chance.choice("..?!")
 
     def _passage(self, *, orders: bool) -> Example:
-        """A short stretch of a document, with or without an order in it."""
+        """A stretch of a document, with or without an order in it; most are about as long as what is judged at once."""
         chance = self.chance
         part = chance.randrange(PARTS)
-        parts = self._sentences(chance.choice((0 if orders else 1, 1, 2, 3, 5)), part)
-        if orders:
-            parts.insert(chance.randint(0, len(parts)), self.documents.one("orders", chance))
-        text = chance.choice([" ", " ", "\n"]).join(parts)
-        return Example(self._dressed(text), indirect=orders, form=f"part {part}")
+        before = self._sentences(chance.choice((0 if orders else 1, 1, 1, 2, 3)), part)
+        after = self._sentences(chance.choice((0, 0, 1, 2)), part)
+        gap = chance.choice([" ", " ", "\n"])
+        texts = [gap.join(before), self.documents.one("orders", chance) if orders else "", gap.join(after)]
+        if chance.random() < CUT:
+            texts = [" ".join(texts[0].split(" ")[-chance.randint(1, JUDGED) :]), texts[1], self._stretch(texts[2], chance.randint(1, JUDGED))]
+        return Example(self._dressed(gap.join(filter(None, texts))), indirect=orders, form=f"part {part}")
 
 
 def documentation() -> list[str]:

@@ -70,10 +70,9 @@ def train_detector(folder: Path, recipe: GuardRecipe | None = None, say: Say = l
     say("thresholds")
     triggers = np.array([example.trigger for example in examples])
     passages = np.array([example.indirect is False and bool(example.form) for example in examples])
-    indirect = of_unheard("indirect", passages, examples, matrix, recipe)
     unheard = {
         "attack": of_unheard("attack", triggers, examples, matrix, recipe),
-        "indirect": _of_longer((matrix[passages] @ fits[0][0] + fits[0][1] + indirect) / 2),
+        "indirect": _of_longer(of_unheard("indirect", passages, examples, matrix, recipe)),
     }
     shifts, report = thresholds(detector, [examples[i] for i in check], unheard, recipe)
     detector = LinearDetector(whole, scales, detector.biases - shifts, meanings)
@@ -125,7 +124,7 @@ def thresholds(
             if head in unheard:
                 limit = max(limit, np.quantile(unheard[head], 1 - recipe.refused_unheard))
             limit += recipe.margins.get(head, 0.0)
-            shifts[k] = 2 * limit - shifts[0] if head == "indirect" else limit
+            shifts[k] = limit
         report[head] = {"held out": int((yes | no).sum()), "caught": round(float((found[yes, k] > limit).mean()), 4)}
     return shifts, report
 
