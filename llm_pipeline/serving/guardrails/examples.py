@@ -13,7 +13,7 @@ from llm_pipeline.serving.guardrails.grammar import Grammar, load_grammar
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 FOLDER = DATA / "guard"
-JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas", "imagined", "imagined", "games", "games", "games")
+JAILBREAKS = ("persona", "fiction", "suppress", "freed", "freed", "personas", "imagined", "imagined", "games", "games", "scenes", "scenes")
 INJECTIONS = (
     *("override",) * 4,
     *("leak",) * 2,
@@ -36,14 +36,15 @@ INJECTIONS = (
     "sidedoor",
     *("told_before",) * 4,
     *("sessions",) * 3,
+    *("pretexts",) * 4,
 )
-TRIGGERS = ("triggers", "admin", "developers", "sayings", "never_mind", "playing", "quoting", "about_ai", "services", "changes", "mirror", "fancy")
+TRIGGERS = ("triggers", "admin", "developers", "sayings", "never_mind", "playing", "quoting", "about_ai", "services", "changes", "mirror", "fancy", "outlook")
 """Families of ordinary prompts with the words of attacks."""
 LONGEST = 64
 """Words that are kept of a long ordinary text: about as many as are judged at once."""
 PARTS = 8
 """Parts of the forms of documents; a passage has sentences of one of them."""
-_ORDINARY = {"plain": 24, "ask": 13, "others": 7, "triggers": 26, "admin": 5, **dict.fromkeys(TRIGGERS[2:], 4), **dict.fromkeys(TRIGGERS[-3:], 9)}
+_ORDINARY = {"plain": 24, "ask": 13, "others": 7, "triggers": 26, "admin": 5, **dict.fromkeys(TRIGGERS[2:], 4), **dict.fromkeys(TRIGGERS[-4:], 9)}
 """How often each family of short ordinary prompts is taken."""
 JUDGED = 24
 """At most so many words of a document stay on either side of an order, in so large a share of the passages as CUT says."""
@@ -73,11 +74,11 @@ class Example:
 class Sizes:
     """How many examples of each kind are made."""
 
-    attacks: int = 30000
+    attacks: int = 36000
     harmful: int = 2000
     benign: int = 64000
     prose: int = 8000
-    passages: int = 16000
+    passages: int = 40000
 
 
 class Maker:
