@@ -125,7 +125,7 @@ def test_what_is_no_detector_is_named(tmp_path: Path) -> None:
 def test_a_detector_of_other_features_is_refused(tmp_path: Path) -> None:
     with np.load(SHIPPED / "guard.npz") as stored:
         np.savez(tmp_path / "guard.npz", **{**stored, "version": np.array(1)})
-    with pytest.raises(ConfigError, match="made for features 1, expected 2"):
+    with pytest.raises(ConfigError, match="made for features 1, expected 3"):
         load_detector(tmp_path)
 
 

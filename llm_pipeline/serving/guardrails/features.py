@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from llm_pipeline.serving.guardrails.light_words import LIGHT_WORDS
 
 Ids = NDArray[np.int64]
-VERSION = 2
+VERSION = 3
 """Of the features' numbers: weights that were learned for others mean nothing."""
-BITS = 18
+BITS = 20
 MOST_WORDS = 4000
 NOTHING = 0
 """The feature that counts for nothing."""
