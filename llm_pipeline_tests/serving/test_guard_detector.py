@@ -109,7 +109,7 @@ def test_training_makes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest
 def test_the_shipped_detector_is_small_and_was_made_of_the_shipped_grammars() -> None:
     from llm_pipeline.store import file_hash
 
-    assert (SHIPPED / "guard.npz").stat().st_size < 1_000_000
+    assert (SHIPPED / "guard.npz").stat().st_size < 4_000_000
     assert json.loads((SHIPPED / "guard.json").read_text())["grammars"] == file_hash(FOLDER)
 
 

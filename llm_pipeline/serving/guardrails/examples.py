@@ -38,13 +38,35 @@ INJECTIONS = (
     *("sessions",) * 3,
     *("pretexts",) * 4,
 )
-TRIGGERS = ("triggers", "admin", "developers", "sayings", "never_mind", "playing", "quoting", "about_ai", "services", "changes", "mirror", "fancy", "outlook")
+TRIGGERS = (
+    "triggers",
+    "admin",
+    "developers",
+    "sayings",
+    "never_mind",
+    "playing",
+    "quoting",
+    "about_ai",
+    "services",
+    "changes",
+    "mirror",
+    "fancy",
+    "outlook",
+)
 """Families of ordinary prompts with the words of attacks."""
 LONGEST = 64
 """Words that are kept of a long ordinary text: about as many as are judged at once."""
 PARTS = 8
 """Parts of the forms of documents; a passage has sentences of one of them."""
-_ORDINARY = {"plain": 24, "ask": 13, "others": 7, "triggers": 26, "admin": 5, **dict.fromkeys(TRIGGERS[2:], 4), **dict.fromkeys(TRIGGERS[-4:], 9)}
+_ORDINARY = {
+    "plain": 24,
+    "ask": 13,
+    "others": 7,
+    "triggers": 26,
+    "admin": 5,
+    **dict.fromkeys(TRIGGERS[2:], 4),
+    **dict.fromkeys(TRIGGERS[-4:], 9),
+}
 """How often each family of short ordinary prompts is taken."""
 JUDGED = 24
 """At most so many words of a document stay on either side of an order, in so large a share of the passages as CUT says."""
@@ -252,7 +274,11 @@ class Maker:
         gap = chance.choice([" ", " ", "\n"])
         texts = [gap.join(before), self.documents.one("orders", chance) if orders else "", gap.join(after)]
         if chance.random() < CUT:
-            texts = [" ".join(texts[0].split(" ")[-chance.randint(1, JUDGED) :]), texts[1], self._stretch(texts[2], chance.randint(1, JUDGED))]
+            texts = [
+                " ".join(texts[0].split(" ")[-chance.randint(1, JUDGED) :]),
+                texts[1],
+                self._stretch(texts[2], chance.randint(1, JUDGED)),
+            ]
         return Example(self._dressed(gap.join(filter(None, texts))), indirect=orders, form=f"part {part}")
 
 
