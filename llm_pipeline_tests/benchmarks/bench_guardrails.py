@@ -19,6 +19,8 @@ that round added to data/guard was led by 420 texts of another author, none of w
 refused of the even half of the human preference data (3.4%) and its causes in the odd half led to LONGER; `confirmation` became 0.1.
 After it the policy's thresholds went from 0.5 to 0.6, where 2% of 350 prompts with trigger
 words (240 by that other author) are refused, and 11% instead of 16% of that author's clean passages are dropped.
+The fourth round's additions were led by 380 more texts of another author (and by what was missed of the 420), so its figures on those say
+nothing; none of the figures below decided anything in it. The passages' threshold of 0.3 is from those texts and German passages.
 BIPIA's text attacks are reported, but were seen while the passages' score was chosen. The jailbreak set's rows
 resemble one another, so its odd rows are the easiest of these.
 
