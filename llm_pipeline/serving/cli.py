@@ -76,7 +76,7 @@ def rollout(
     strategy: Annotated[str, typer.Option(help="auto, all_at_once, blue_green, rolling, canary, shadow or ab.")] = "auto",
     share: Annotated[float, typer.Option(help="ab: the new release's share of the users.")] = 0.5,
     requests: Annotated[int, typer.Option(help="Requests to judge in each step of a canary.")] = 200,
-    rise: Annotated[float, typer.Option(help="canary: how much larger the share of bad requests may be (0.03: three points).")] = 0.03,
+    rise: Annotated[float, typer.Option(help="canary: how much larger the share of bad requests may be (0.04: four points).")] = 0.04,
     shadow_requests: Annotated[int, typer.Option(help="canary: mirrored requests to judge first.")] = 0,
     seconds: Annotated[float, typer.Option(help="Most seconds for all of it.")] = 900.0,
     home: HomeOption = None,

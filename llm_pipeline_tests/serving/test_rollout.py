@@ -104,7 +104,7 @@ def test_a_canary_goes_step_by_step_and_keeps_the_old_engine_warm(endpoint: Endp
 
 
 def test_a_canary_of_which_too_little_is_known_is_held(endpoint: Endpoint) -> None:
-    """Its one bad answer of twenty may be one of twenty for everybody, which is more than the rise that was allowed."""
+    """Its one bad answer of twenty does not show that it is not one of twenty for everybody, more than the rise that was allowed."""
     old, new = endpoint.deployed(), endpoint.release("new")
     endpoint.begin(new, steps=[0.5], step_requests=20, most_requests=60)
     endpoint.ready(old, new)
@@ -118,7 +118,7 @@ def test_a_canary_of_which_too_little_is_known_is_held(endpoint: Endpoint) -> No
     endpoint.tick(2)
     found = endpoint.tick()
     assert (found.status, endpoint.weights) == ("held", {old: 1.0})
-    assert found.evidence["reason"].startswith("undecided after 60 requests: error: up to")
+    assert found.evidence["reason"].startswith("undecided after 60 requests: error: twice as many bad requests")
 
 
 def test_a_bad_canary_loses_its_traffic_and_ends_when_the_gateways_know(endpoint: Endpoint) -> None:

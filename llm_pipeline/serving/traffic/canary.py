@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from llm_pipeline.errors import ConfigError
-from llm_pipeline.serving.traffic.evidence import EProcess, ExactTest, upper_bound
+from llm_pipeline.serving.traffic.evidence import EProcess, ExactTest, NonInferiority
 
 INCIDENT_SECONDS = 1.0
 """Slow answers closer together than this have one cause, such as a busy machine, so the first of them stands for all."""
@@ -19,6 +19,8 @@ REMEMBERED = 20_000
 """Interactions to which feedback and judgements, which come later, are still joined."""
 CALM = 5.0
 """A rollout goes on only while no metric's e-value is above this; one bad event alone does not reach it."""
+CONFIDENCE = 0.95
+"""That a release which gets everybody is not too bad, for each metric."""
 Verdict = Literal["wait", "advance", "rollback", "hold"]
 
 
@@ -28,7 +30,7 @@ class Share:
     With sticky users the share of requests differs from the share of users, so it is measured.
     """
 
-    def __init__(self, window: int = 1000, prior_weight: float = 100.0) -> None:
+    def __init__(self, window: int = 1000, prior_weight: float = 50.0) -> None:
         self._recent: deque[bool] = deque(maxlen=window)
         self._canary = 0
         self._prior_weight = prior_weight
@@ -58,19 +60,19 @@ class RolloutConfig:
     """Requests (of both releases) to see in each step before the next."""
     least_canary: int = 10
     """Requests of the new release to see in each step."""
-    most_requests: int = 1000
+    most_requests: int = 2000
     """Requests of a step after which an undecided rollout is held: never promoted by default."""
     max_seconds: float = 900.0
     """Time for all of it; an A/B test takes as long as it takes."""
     alpha: float = 0.01
     """Chance of rolling back a release that is no worse, for each metric."""
     consecutive_failures: int = 5
-    """Failures of the new release in a row that end the rollout at once."""
+    """Failures of the new release in a row, none of the old one's between, that end the rollout at once, unless chance explains them."""
     judge_floor: float = 0.5
     """A judge's score below this is a bad event."""
-    allowed_rise: float = 0.03
-    """canary: the new release gets everybody once the share of its requests with a bad event is shown (95%, for each metric) to be less
-    than twice the old one's, or at most this much above it; 1 asks for nothing."""
+    allowed_rise: float = 0.04
+    """canary: the new release gets everybody once the share of its requests with a bad event is shown (95%, for each metric, however
+    often that is looked at) to be less than twice the old one's, or less than this much above it; 1 asks for nothing."""
     parity: bool = True
     """blue_green: first compare the engine's answers to those of the model as it was trained."""
 
@@ -106,11 +108,13 @@ class Monitor:
         """Evidence that the canary is worse, for whoever looks."""
         self.opposite = {metric: EProcess() for metric in METRICS}
         """Evidence that the stable release is worse."""
+        self.proofs = {metric: NonInferiority(config.allowed_rise) for metric in METRICS if config.allowed_rise < 1}
+        """Evidence that the canary is good enough for everybody."""
         self.bad = {metric: {"canary": 0, "stable": 0} for metric in METRICS}
         self._share = Share()
-        self._failures_in_a_row = 0
+        self._streak, self._streak_chance = 0, 1.0
         self._incident: datetime | None = None
-        self._answered: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        self._answered: OrderedDict[str, tuple[bool, float, dict[str, float]]] = OrderedDict()
         self._opinions: set[tuple[str, str]] = set()
         self.step_counts = {"canary": 0, "stable": 0}
         self.counts = {"canary": 0, "stable": 0}
@@ -129,16 +133,21 @@ class Monitor:
         if canary is None:
             return
         arm, before = "canary" if canary else "stable", self._share.before(share)
-        events = bad_events(row, self.slow_seconds)
-        events["slow"] = events["slow"] and self._new_incident(row)
-        for metric in (name for name, bad in events.items() if bad):
-            self._count(metric, canary, before)
         self._share.add(canary)
         self.counts[arm] += 1
         self.step_counts[arm] += 1
-        if canary:
-            self._failures_in_a_row = self._failures_in_a_row + 1 if events["error"] else 0
-        self._answered[str(row.get("id"))] = (canary, before)
+        events = bad_events(row, self.slow_seconds)
+        events["slow"] = events["slow"] and self._new_incident(row)
+        stakes = {metric: proof.add(canary=canary, share=before) for metric, proof in self.proofs.items()}
+        for metric in (name for name, bad in events.items() if bad):
+            self._count(metric, canary, before, stakes)
+        for test in self.exact.values():
+            test.look(sum(self.counts.values()))
+        if events["error"] and canary:
+            self._streak, self._streak_chance = self._streak + 1, self._streak_chance * before
+        elif events["error"] or canary:
+            self._streak, self._streak_chance = 0, 1.0
+        self._answered[str(row.get("id"))] = (canary, before, stakes)
         while len(self._answered) > REMEMBERED:
             self._answered.popitem(last=False)
 
@@ -153,10 +162,13 @@ class Monitor:
         self._opinions.add((metric, identity))
         self._count(metric, *self._answered[identity])
 
-    def _count(self, metric: str, canary: bool, share: float) -> None:
+    def _count(self, metric: str, canary: bool, share: float, stakes: Mapping[str, float]) -> None:
         self.exact[metric].add(canary=canary, share=share)
+        self.exact[metric].look(sum(self.counts.values()))
         self.tests[metric].add(canary=canary, share=share)
         self.opposite[metric].add(canary=not canary, share=1 - share)
+        if metric in self.proofs:
+            self.proofs[metric].turn(stakes[metric])
         self.bad[metric]["canary" if canary else "stable"] += 1
 
     def _arm(self, row: Mapping[str, Any]) -> bool | None:
@@ -187,8 +199,8 @@ class Monitor:
         config, step = self.config, self.step_counts["canary"] + self.step_counts["stable"]
         worst = max(self.tests, key=lambda metric: self.tests[metric].value)
         evidence = self.tests[worst].value
-        if self._failures_in_a_row >= config.consecutive_failures:
-            return "rollback", f"{self._failures_in_a_row} failures in a row"
+        if self._streak >= config.consecutive_failures and self._streak_chance < config.alpha / 100:
+            return "rollback", f"{self._streak} failures in a row"
         if ended := next((metric for metric, test in self.exact.items() if test.ended), None):
             bad, against = self.bad[ended], self.tests[ended].value
             return "rollback", f"{ended}: {bad['canary']} of {sum(bad.values())} bad events are the new release's (e-value {against:.1f})"
@@ -202,12 +214,12 @@ class Monitor:
         return "wait", unproven if enough and unproven else f"{step} of {needed} requests, {self.step_counts['canary']} on the new release"
 
     def _unproven(self) -> str | None:
-        """The first metric whose bad events may still be too many, in words."""
-        for metric, bad in self.bad.items():
-            stable = bad["stable"] / max(1, self.counts["stable"])
-            highest, allowed = upper_bound(bad["canary"], self.counts["canary"]), max(2 * stable, stable + self.config.allowed_rise)
-            if highest > allowed:
-                return f"{metric}: up to {highest:.1%} of the new release's requests may be bad, allowed are {allowed:.1%}"
+        """The first metric of which the canary's bad events may still be too many, in words."""
+        for metric, proof in self.proofs.items():
+            if proof.log < -math.log(1 - CONFIDENCE):
+                seen = ", ".join(f"{bad} of {self.counts[arm]} bad ({arm})" for arm, bad in self.bad[metric].items())
+                more = f"twice as many bad requests, and {self.config.allowed_rise:.1%} more"
+                return f"{metric}: {more}, are not ruled out: {seen}, e-value {math.exp(proof.log):.1f}"
         return None
 
     def summary(self) -> dict[str, Any]:
@@ -216,6 +228,7 @@ class Monitor:
             "bad": {metric: dict(counts) for metric, counts in self.bad.items()},
             "e_values": {m: round(t.value, 4) for m, t in self.tests.items()},
             "e_values_opposite": {m: round(t.value, 4) for m, t in self.opposite.items()},
+            "e_values_good_enough": {m: round(math.exp(min(p.log, 600.0)), 4) for m, p in self.proofs.items()},
             "slow_seconds": self.slow_seconds,
         }
 
