@@ -12,7 +12,7 @@ import random
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -75,8 +75,15 @@ def row(number: int, canary: bool, bad: dict[str, bool]) -> dict[str, Any]:
     }
 
 
-def simulate(seed: int, share: float, bad_of: Callable[[int, bool, random.Random], float], n: int, users: int = 0) -> dict[str, int]:
-    """The request at which each metric would take the release back; `NEVER` when it would not."""
+def simulate(
+    seed: int,
+    share: float,
+    bad_of: Callable[[int, bool, random.Random], float],
+    n: int,
+    users: int = 0,
+    metrics: Sequence[str] = METRICS,
+) -> dict[str, int]:
+    """The request at which each of the metrics would take the release back; `NEVER` when it would not."""
     r = random.Random(seed)
     monitor = Monitor("new", "old", RolloutConfig(), slow_seconds=0.5)
     mine = [r.random() < share for _ in range(users)]
@@ -84,7 +91,7 @@ def simulate(seed: int, share: float, bad_of: Callable[[int, bool, random.Random
     for number in range(1, n + 1):
         canary = r.choice(mine) if mine else r.random() < share
         p = bad_of(number, canary, r)
-        bad = {metric: r.random() < p for metric in METRICS}
+        bad = {metric: metric in metrics and r.random() < p for metric in METRICS}
         monitor.add(row(number, canary, bad), share)
         for metric in ("feedback", "judge"):
             if bad[metric]:
@@ -92,6 +99,8 @@ def simulate(seed: int, share: float, bad_of: Callable[[int, bool, random.Random
         for metric, test in monitor.exact.items():
             if caught[metric] == NEVER and test.ended:
                 caught[metric] = number
+        if all(caught[metric] != NEVER for metric in metrics):
+            break
     return caught
 
 
@@ -201,7 +210,7 @@ def worse() -> Table:
         def bad(number: int, is_canary: bool, r: random.Random, canary: float = canary) -> float:
             return canary if is_canary else 0.01
 
-        when = [simulate(seed, share, bad, n)["error"] for seed in range(runs)]
+        when = [simulate(seed, share, bad, n, metrics=["error"])["error"] for seed in range(runs)]
         once = sum(looked_at_once(seed, share, 0.01, canary, n) for seed in range(runs)) / runs
         caught = sum(w <= n for w in when) / runs
         median = statistics.median(when)
