@@ -2,7 +2,8 @@
 
 python -m llm_pipeline.serving.engine.openvino --model DIR --port 9000 --exports DIR
 
-That environment has openvino-genai, openvino-tokenizers, optimum-intel[openvino] and what the worker itself imports; README.md lists it.
+That environment has openvino-genai, openvino-tokenizers, optimum-intel[openvino], xgrammar and what the worker itself imports;
+README.md lists it.
 The model is exported to OpenVINO's format once, into the folder of exports.
 """
 
@@ -31,6 +32,7 @@ import openvino_genai  # type: ignore[import-not-found]
 
 from llm_pipeline.errors import ConfigError
 from llm_pipeline.serving.engine.generation import Limits, Places, Sampling, Texts, Tokens, fitting
+from llm_pipeline.serving.engine.openvino_forms import grammar
 from llm_pipeline.serving.engine.worker import Engine
 from llm_pipeline.serving.gateway.asgi import HttpError, serve
 from llm_pipeline.serving.observability.logs import start_logging
@@ -49,10 +51,13 @@ class _Live:
     """A request under way; the generation thread adds to it, a coroutine waits for more."""
 
     loop: asyncio.AbstractEventLoop
+    form: bool = False
+    """Whether the answer is held to a grammar."""
     handle: Any = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str | None = None
+    error: HttpError | None = None
     more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def read(self) -> None:
@@ -63,6 +68,14 @@ class _Live:
                 self.finish = "stop" if part.finish_reason == STOPPED else self.finish
         if self.handle.get_status() != RUNNING:
             self.finish = self.finish or "length"
+        self.loop.call_soon_threadsafe(self.more.set)
+
+    def give_up(self) -> None:
+        """A grammar that the engine does not read fails the step of the whole batch: whoever asked for one that is new is to blame."""
+        blamed = self.form and not self.ids
+        refusal = HttpError(400, "response_format: the engine does not read this schema's grammar", code="unsupported_schema")
+        self.error = refusal if blamed else HttpError(503, "the engine failed", retry_after=1)
+        self.handle.cancel()
         self.loop.call_soon_threadsafe(self.more.set)
 
 
@@ -105,9 +118,10 @@ class OpenVino:
     async def row(self, sampling: Sampling, prompt: Sequence[int], form: Mapping[str, Any] | None, adapter: str | None) -> Any:
         if sampling.logprobs:
             raise HttpError(400, "top_logprobs: this engine gives the chosen token's log-probability only", code="unsupported_field")
-        if form is not None:  # its grammars fail inside the step of the whole batch, and leave white space free
-            raise HttpError(400, "response_format: this engine cannot hold an answer to a form", code="unsupported_field")
         config = openvino_genai.GenerationConfig()
+        if form is not None:
+            written = await asyncio.to_thread(grammar, form)
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(grammar=written)
         config.stop_token_ids = set(self._end_ids)
         config.logprobs = 0 if sampling.logprobs is None else 1
         config.do_sample = sampling.temperature > 0
@@ -125,7 +139,7 @@ class OpenVino:
         config = row or await self.row(Sampling(logprobs=0), prompt, None, None)
         config.max_new_tokens = longest
         async with self.places.one(probe=probe):
-            number, live = next(self._numbers), _Live(asyncio.get_running_loop())
+            number, live = next(self._numbers), _Live(asyncio.get_running_loop(), config.structured_output_config is not None)
             try:
                 live.handle = self._pipeline.add_request(number, openvino.Tensor(np.array([prompt], np.int64)), config)
             except RuntimeError as error:
@@ -135,6 +149,8 @@ class OpenVino:
             try:
                 while True:
                     await self._more(live)
+                    if live.error is not None:
+                        raise live.error
                     tokens = self._tokens(live)
                     if each or tokens.finish:
                         yield tokens
@@ -169,11 +185,22 @@ class OpenVino:
                     self._wake.wait()
                     self._wake.clear()
                     continue
-                self._pipeline.step()
-                for live in list(self._live.values()):
-                    live.read()
+                self._step(list(self._live.values()))
         except Exception:
             log.exception("generation failed")
+
+    def _step(self, under_way: Sequence[_Live]) -> None:
+        try:
+            self._pipeline.step()
+        except RuntimeError:
+            if not any(live.form and not live.ids for live in under_way):
+                raise
+            log.exception("a step failed, probably for a grammar: its requests are given up")
+            for live in under_way:
+                live.give_up()
+            return
+        for live in under_way:
+            live.read()
 
 
 def _pages(config: Mapping[str, Any], limits: Limits) -> int:
