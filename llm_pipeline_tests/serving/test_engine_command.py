@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -89,6 +90,19 @@ def test_a_launched_program_cannot_take_more_memory_than_its_limit() -> None:
     refused = subprocess.run([*line, "bytearray(500 << 20)"], check=False, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "MemoryError" in refused.stderr
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_launched_program_started_ends_with_it(end: signal.Signals) -> None:
+    line = [*LAUNCH, "--", "sh", "-c", "sleep 300 & echo $!; wait"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        worker = psutil.Process(int(program.stdout.readline()))
+        family = [worker, *psutil.Process(program.pid).children(recursive=True)]
+        program.send_signal(end)
+        program.wait(20)
+        _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
 
 
 def test_a_launched_program_dies_with_its_parent() -> None:

@@ -50,6 +50,7 @@ class Switching:
         """All traffic at once, as soon as the release's engine answers."""
         if self.state.traffic()[1] != {release.id: 1.0}:
             assert self.roll_out(release, RolloutConfig(strategy="all_at_once")).status == "promoted"
+        client.wait_ready(self.home, 900)
 
     def answering(self) -> set[str]:
         replies = [ask(self.where.url, self.where.key) for _ in range(10)]

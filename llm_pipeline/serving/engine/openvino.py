@@ -140,13 +140,10 @@ class OpenVino:
         config.max_new_tokens = longest
         async with self.places.one(probe=probe):
             number, live = next(self._numbers), _Live(asyncio.get_running_loop(), config.structured_output_config is not None)
-            try:
-                live.handle = self._pipeline.add_request(number, openvino.Tensor(np.array([prompt], np.int64)), config)
-            except RuntimeError as error:
-                raise HttpError(400, f"the engine refuses the request: {str(error).strip().splitlines()[-1][:300]}") from error
             self._live[number] = live
-            self._wake.set()
             try:
+                live.handle = self._add(number, prompt, config)
+                self._wake.set()
                 while True:
                     await self._more(live)
                     if live.error is not None:
@@ -158,8 +155,14 @@ class OpenVino:
                         break
             finally:
                 del self._live[number]
-                if live.finish is None:
+                if live.handle is not None and live.finish is None:
                     live.handle.cancel()
+
+    def _add(self, number: int, prompt: Sequence[int], config: Any) -> Any:
+        try:
+            return self._pipeline.add_request(number, openvino.Tensor(np.array([prompt], np.int64)), config)
+        except RuntimeError as error:
+            raise HttpError(400, f"the engine refuses the request: {str(error).strip().splitlines()[-1][:300]}") from error
 
     async def _more(self, live: _Live) -> None:
         """Wait for more of an answer; a dead generation thread never makes any, so its life is checked every second."""
@@ -185,22 +188,22 @@ class OpenVino:
                     self._wake.wait()
                     self._wake.clear()
                     continue
-                self._step(list(self._live.values()))
+                self._step()
         except Exception:
             log.exception("generation failed")
 
-    def _step(self, under_way: Sequence[_Live]) -> None:
+    def _step(self) -> None:
+        failed = False
         try:
             self._pipeline.step()
         except RuntimeError:
-            if not any(live.form and not live.ids for live in under_way):
+            failed = any(live.form and not live.ids for live in list(self._live.values()))
+            if not failed:
                 raise
             log.exception("a step failed, probably for a grammar: its requests are given up")
-            for live in under_way:
-                live.give_up()
-            return
-        for live in under_way:
-            live.read()
+        for live in list(self._live.values()):
+            if live.handle is not None:
+                live.give_up() if failed else live.read()
 
 
 def _pages(config: Mapping[str, Any], limits: Limits) -> int:

@@ -27,9 +27,14 @@ def die_with(parent: int | None) -> None:
     """Have the kernel kill this process when `parent` dies, however it dies (Linux; elsewhere only its orderly end is seen)."""
     if parent is None or not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_when_parent_ends(signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+def signal_when_parent_ends(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal then; it keeps that over an exec (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def start(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
