@@ -45,6 +45,8 @@ _COMMON = (
     "tailor "
     "jan feb mar apr jun jul aug sep sept oct nov dec altogether therefore combined initially originally currently finally meanwhile "
     "otherwise instead besides afterwards additionally furthermore moreover hence overall together similarly likewise consequently "
+    "valid mad made uri duke atlas venus comfort mari love decisions compiled governor "
+    "fort mars comet muslim fancy ninja mercy league brotherhood "
     "does did has had have not now than them they these those thus too very via vs with within without would yes yet"
 ).split()
 _USUAL_FIRST = (
@@ -52,7 +54,8 @@ _USUAL_FIRST = (
     "faith "
     "olive ginger crystal mason hunter cooper carter taylor miles wade chase rosemary glen dale reed will victoria charlotte florence "
     "sydney "
-    "austin jordan paris chelsea jan guy mark gene dean earl art"
+    "austin jordan paris chelsea jan guy mark gene dean earl art jun summer peace blessing patience ivy april june may dawn carol robin "
+    "jean holly penny heather sandy randy chance angela"
 ).split()
 """Words that are common, yet as often a first name: with a last name behind them they are one."""
 
@@ -68,7 +71,9 @@ _MORE_FIRST = (
     "ngozi chidi emeka chinedu oluwaseun babatunde folake adaeze kwame kofi ama akua amara nia thandi sipho nomsa lwazi priya rahul "
     "rohan anjali deepak vikram sanjay sunita kavita lakshmi arjun aditya meera neha pooja ravi suresh anil sunil wei fang xiu mei "
     "ling jing yan xiaoming lihua yuxuan zhen jun hao chen minh quang duc huong thi lan anh yuki haruto sakura naoko daichi kenji "
-    "hiroshi takeshi yumi aiko"
+    "hiroshi takeshi yumi aiko harpreet gurpreet manpreet jaspreet simran siobhán siobhan niamh aoife saoirse caoimhe róisín rosalind "
+    "thandiwe lindiwe nomvula thabo leilani kailani malia keanu sione aroha tane wiremu moana kalani will summer peace blessing patience "
+    "autumn faith hope joy"
 ).split()
 _MORE_LAST = (
     "hassan hussein mansour nasser haddad khalil saleh hamdan khoury farouk benali abdullah al-sayed el-sayed elsayed aziz rahman "
@@ -102,7 +107,11 @@ _BRANDS = (
     "jersey mike,jimmy john,little caesar,charles schwab,morgan stanley,merrill lynch,wells fargo,jp morgan,goldman sachs,"
     "ernst young,booz allen,johns hopkins,carnegie mellon,madame tussauds,santa claus,peter pan,harry potter,mickey mouse,"
     "donald duck,ronald mcdonald,john doe,jane doe,joe bloggs,max mustermann,erika mustermann,mario rossi,tom yum,"
-    "jerry can,jack russell,king charles,mason jar,murphy bed"
+    "jerry can,mac mini,mac pro,mercedes-benz,eli lilly,walt disney,john hancock,levi strauss,edward jones,raymond james,dow jones,"
+    "barnes noble,williams sonoma,baker hughes,kenneth cole,perry ellis,samuel adams,sam adams,jose cuervo,jack wills,charles tyrwhitt,"
+    "sherwin williams,abercrombie fitch,dolce gabbana,freddie mac,fannie mae,rolls-royce,harvey nichols,philip morris,"
+    "jackson hole,ben & jerry,johnson & johnson,dr who,"
+    "jack russell,king charles,mason jar,murphy bed"
 )
 """Names of persons (and look-alikes of them) that mean a drink, a dish, a firm, a place or nobody."""
 

@@ -7,16 +7,22 @@ import re
 from llm_pipeline.curation.pii.gazetteer import SYLLABLES, brands, common_words, place_words, usual_first_names
 
 UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶĹĽŁŃŇŌŐŘŚŞŠŢŤŪŮŰŹŻŽȘȚ"
-NAME = rf"[{UPPER}]\w*(?:['’-]\w+)*"
-PARTICLES = frozenset("van von de da di del della dos do der den la le el bin ibn al ter ten zu af av du".split())
-PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|ter|ten|zu|af|av|Mc|O')"
+NAME = rf"(?:[dl]['’](?=[{UPPER}]))?[{UPPER}]\w*(?:['’-]\w+)*"
+PARTICLES = frozenset("van von de da di del della dos do der den la le el bin ibn al ter ten zu af av du las los ben ap".split())
+PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|ter|ten|zu|af|av|du|las|los|ben|ap|Mc|O')"
 
 
 TITLES = (
     "Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Lord|Lady|Herrn?|Frau|Madame|Monsieur|Mme|Mlle|Señor|Señora|Señorita|Sr|Sra|Srta|Dña"
-    "|Sig|Signora|Signor|Dott|Dhr|Mevr|Mevrouw|Meneer|Rev|MR|MRS|MS|DR|mr|mrs|ms|dr|sig"
+    "|Sig|Signora|Signor|Dott|Dott\\.ssa|Dhr|Mevr|Mevrouw|Meneer|Rev|Nurse|Officer|Sgt|Sergeant|Detective|Inspector|Constable|Capt|Lt|Herra|Rouva|Pani"
+    "|Senhor|Senhora|Doña|Maître|Docteur|MR|MRS|MS|DR|mr|mrs|ms|dr|sig"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+
+
+def _last(value: str) -> str:
+    """The last word, or where a sign ("×") is none, that."""
+    return str((_WORD.findall(value) or [value])[-1])
 
 
 class Judge:
@@ -56,16 +62,16 @@ class Judge:
         return "." in value or "-" in value or not self.listed.isdisjoint(value.lower().replace("'s", "").replace("’s", "").split(" "))
 
     def holds_first(self, value: str) -> bool:
-        return any(map(self.is_first, _WORD.findall(value)))
+        return any(map(self.is_first, _WORD.findall(value.replace("'s", "").replace("’s", ""))))
 
     def ends_in_first(self, value: str) -> bool:
-        word = _WORD.findall(value)[-1]
+        word = _last(value)
         return self.is_first(word) or (word[0].isupper() and word.lower() in self.also_last)
 
     def ends_in_any(self, value: str) -> bool:
         """Whether the last word may be the first one of a name."""
-        word = _WORD.findall(value)[-1]
-        return self.is_first(word) or self.may_be_last(word) or word.lower() in self.also_last
+        word = _last(value)
+        return word[0] > "\u036f" or self.is_first(word) or self.may_be_last(word) or word.lower() in self.also_last
 
     def spoken(self, word: str) -> str:
         """A word of a name in capitals as it is usually written."""

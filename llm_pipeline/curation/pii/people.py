@@ -21,27 +21,62 @@ _STATED = cased(
     "passenger|guest|filer|taxpayer|witness|claimant|defendant|plaintiff|borrower|insured|policyholder|sender|recipient|author|subscriber|"
     "guarantor|spouse|owner|student|teacher|member|issued to|ship to|bill to|deliver to|made out to|order "
     "of|pt|to:|zeuge|zeugin|mieter|kunde|"
-    "kundin|patienten|patientin|bénéficiaire|antragsteller|cliente|titular|denunciante|assistito|lavoratore|client|cliente|prefers|alias|aka|formerly|née|"
+    "kundin|patienten|patientin|bénéficiaire|antragsteller|cliente|titular|denunciante|assistito|lavoratore|client|cliente|prefers"
+    "|alias|aka|formerly|née|"
     "beneficiary|payee|speak to|speak with|spoke to|spoke with|speaking to|speaking with|signed|"
     "signed by|"
     "on behalf of|addressed to|belongs to|patient|applicant|employee|candidate|interviewer|contact|attn|nombre|nom|vorname|nachname|"
     "cognome|"
-    "naam|paziente|born to|user|je m'appelle|ich heiße|me llamo|mi chiamo|nazwisko|prénom|apellidos|soussigné|soussignée"
+    "naam|paziente|born to|user|last name|family name|given[\"']|family[\"']|assignee|assigned to|reporter|reported by|deponent"
+    "|the late|seller|buyer|belongs to|belong to|"
+    "please welcome|dependent|dependant|deceased|executor|trustee|debtor|creditor|lessee|lessor|occupant|resident|visitor|caller|attendee|"
+    "attendees|requester|requested by|approved by|created by|prepared by|reviewed by|submitted by|received by|booked by|customer|"
+    "pacjent|pacjentka|klient|imię i nazwisko|kierowca|najemca|kontoinhaber|inhaber|fahrer|versicherter|bewerber|mitarbeiter|empfänger|"
+    "absender|mieterin|locataire|titulaire|assuré|salarié|destinataire|paciente|inquilino|empleado|beneficiario|destinatario|dipendente|"
+    "intestatario|medewerker|huurder|klant|patiënt|kund|achternaam|voornaam|förnamn|efternamn|sobrenome|familienname|"
+    "je m'appelle|ich heiße|me llamo|mi chiamo|nazwisko|prénom|apellidos|soussigné|soussignée"
 )
-_LINK = r"(?: is| [A-Z]:|['\"]?:|,|=|['\"]?>| -| ?\.{1,12}|\))?[ '\"“‘\n]{0,4}"
+_LINK = r"(?: is| [A-Z]:|['\"]? {0,4}[:：]|,|=|['\"]?>| -| ?\.{1,12}|\))?[ '\"“‘\n]{0,4}"
 _SELF = cased("name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
 _HERE = cased("this is|it's|its|i'm|i am|ich bin|soy|je suis|sono|ik ben|thx")
+_CHAT = (
+    "hey|hi|hello|yo|ask for|lol|said|told|uncle|auntie|aunt|cousin|boss|mate|bro|friend|friends|wife|husband|brother|sister|son"
+    "|daughter|mum|mom|"
+    "roommate|flatmate|colleague|coworker|manager|neighbour|neighbor|girlfriend|boyfriend|thanks|cheers|call|text|tell|ask"
+)
+"""Before a first name in lower case, as people type."""
+_PAIRED = "is|did|does|has|was|with|met|saw|from|by"
+"""Before a first and a last name in lower case."""
+_GOES_ON = frozenset(
+    "again and und y e et from aus here otra what whats can could is was said says u pls please how are r did do does wanna will my your "
+    "the at on in for speaking btw lol i im we he she never just still has have told wants keeps about got".split()
+)
 _REST = rf"(?: [{UPPER}]\.)?(?: (?:{PARTICLE} (?:(?:der|den|la|los) )?)?{NAME}){{0,2}}"
 _LOWER = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 _SAID_HERE = re.compile(
-    rf"(?<!\w)(?:{_HERE}) (?P<v>{_LOWER}(?: [^\W\d_]\.)?(?: {_LOWER}){{0,2}})(?P<end> ?[,.!?\n]|$| (?:and|und|y|e|et|from|"
-    rf"aus|again|here|otra)\b)?"
+    rf"(?<!\w)(?:(?P<here>{_HERE})|(?P<chat>{_CHAT})|{_PAIRED}) (?=(?P<v>{_LOWER}(?: [^\W\d_]\.)?(?: {_LOWER}){{0,4}})"
+    r"(?P<end> ?[,.!?\n]|$| (?:and|und|y|e|et|from|aus|again|here|otra)\b)?)"
 )
 _CERTAIN = re.compile(
     r"(?i:name|forename|surname|driver|tenant|traveler|traveller|passenger|claimant|witness|author|issued to|ship to|"
     r"holder|beneficiary|payee|signed(?: by)?|patient|paziente|applicant|employee|candidate|interviewer|attn)\W+"
 )
-_INTRODUCTION = re.compile(rf"(?<![^\W_])(?:{_STATED}){_LINK}(?P<v>{NAME}{_REST})")
+_NATIVE = (
+    r"(?P<n>[\u0400-\u052f]{2,}(?: [\u0400-\u052f]{2,}){0,2}|[\u4e00-\u9fff]{2,4}|[\uac00-\ud7a3]{2,4}"
+    r"|[\u0600-\u06ff]{2,}(?: [\u0600-\u06ff]{2,}){1,2}"
+    r"|[\u0900-\u097f]{2,}(?: [\u0900-\u097f]{2,}){1,2}|[\u0370-\u03ff\u1f00-\u1fff]{3,}(?: [\u0370-\u03ff\u1f00-\u1fff]{3,}){1,2}"
+    r"|[\u0590-\u05ff]{2,}(?: [\u0590-\u05ff]{2,}){1,2})(?!\w)"
+)
+"""Names as Cyrillic, Chinese, Korean, Arabic, Hindi, Greek and Hebrew write them: no list has them, "
+"so only behind a word that announces one."""
+_FOREIGN = "[\u0370-\u1fff\u4e00-\ud7a3]"
+_STATED += "|姓名|名前|氏名|이름|성명|имя|Имя|ФИО|клиент|Клиент|الاسم|नाम|όνομα"
+_INTRODUCTION = re.compile(rf"(?<![^\W_])(?:[a-z]{{2,12}}(?=Name))?(?:{_STATED}){_LINK}(?:(?P<v>{NAME}{_REST})|{_NATIVE})")
+_FAMILY = re.compile(
+    r"(?i:last[ _-]?name|surname|family(?:[ _-]?name)?|nachname|familienname|apellidos?|cognome|achternaam|nazwisko|efternamn|sobrenome)"
+    r"['\"]?(?: is|[:=>])\W*"
+)
+"""What follows is a last name, whether a list has it or not."""
 _SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,3}})")
 _HELLO = cased(
     "hi|hello|hey|dear|hallo|hola|bonjour|ciao|liebe|lieber|cher|chère|caro|cara|querido|querida|estimado|estimada|beste|hej|olá|salut"
@@ -63,6 +98,7 @@ _AFTER = re.compile(
     rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|"
     rf"going))\b"
 )
+_ENDED = re.compile(r" ?(?:[,.;:)\]\"'/|<>\n]|-|$)|  ")
 _UNLISTED = 0.52
 _POSSESSIVE = re.compile(r"['’]s(?!\w)")
 _SENTENCE = r"(?:[.!?…)\n0-9€$£] ?[ \n]|,\n)(?:[-~—] ?)?"
@@ -85,18 +121,29 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
     known = Judge(*names(tuple(locales)), frozenset(word.lower() for word in never))
     judge = _People(known)
     upper, letters = "[A-ZÀ-Ž]", "[A-Za-zÀ-ɏḀ-ỿ0-9_'’-]"
-    link = r"(?: is| [A-Z]:)?[ '\"=>,.:)“‘\n-]*"  # a plainer _LINK, which compiles in half the time
-    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{PARTICLE} )*{upper}{letters}*))+"
+    link = r"(?: is| [A-Z]:)?[ '\"=>,.:：)“‘\n-]*"  # a plainer _LINK, which compiles in half the time
+    run = rf"{upper}{letters}*(?: (?:{upper}[.]|(?:{PARTICLE} )*(?:[dl]['’])?{upper}{letters}*))+"
+
+    stated = rf"(?:(?:^|[^A-Za-z0-9]){any_case(_STATED)}|[a-z]Name)"
 
     def word(worth: Callable[[str], bool], first: str = upper) -> Look:
         """A look at the word before or with whose first letter an anchor ends."""
         return Look(re.compile(first + letters + "*"), worth, back=1)
 
     return [
-        Finder(rf"{upper}{letters}* (?:{PARTICLE} )*{upper}", judge.full, 8, 8, Look(re.compile(run), known.holds_name, back=40)),
+        Finder(
+            rf"{upper}{letters}* (?:{PARTICLE} )*(?:[dl]['’])?{upper}", judge.full, 8, 8, Look(re.compile(run), known.holds_name, back=40)
+        ),
         Finder(rf"\b(?:{TITLES})[. ]", judge.titled, before=24, after=90),
-        Finder(rf"(?:^|[^A-Za-z0-9]){any_case(_STATED)}{link}{upper}", judge.introduced(_INTRODUCTION), 48, 90, word(known.ends_in_any)),
-        Finder(rf"\b{any_case(f'{_SELF}|{_HERE}')} ", judge.called, 24, 90, word(known.ends_in_first, "[A-Za-zÀ-ž]")),
+        Finder(rf"{any_case(_STATED)}{link}{_FOREIGN}", judge.introduced(_INTRODUCTION), 48, 90),
+        Finder(
+            rf"{stated}{link}{upper}",
+            judge.introduced(_INTRODUCTION),
+            48,
+            90,
+            word(known.ends_in_any),
+        ),
+        Finder(rf"\b{any_case('|'.join((_SELF, _HERE, _CHAT, _PAIRED)))} ", judge.called, 24, 90, word(known.ends_in_first, "[A-Za-zÀ-ž]")),
         Finder(rf"[{UPPER}][^\s\x00]*[^\w\x00]*\x00", judge.signed, before=_SIGNATURE),
         *record_finders(known, judge.acting, rf"(?:{_VERBS}|and I|is|was|has|will|can|could|would) "),
         Finder(rf"\b{any_case(_HELLO)}[,:]?[ \n]+{upper}", judge.greeted, 48, 40, word(judge.may_be_hailed)),
@@ -109,6 +156,7 @@ class _People:
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.things, self.words = judge, _SUFFIXES | judge.never, judge.common | judge.places
+        self.no_names = _SUFFIXES - judge.also_last
 
     def full(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A first name and what may be a last name inside a run of capitalised words; other words before and after do not belong to it."""
@@ -137,9 +185,17 @@ class _People:
         j = i + 1
         while j < len(words) - 1 and self._links(words, j):
             j += 1
-        if words[j].endswith(".") or words[j][0].islower() or (j + 1 < len(words) and words[j + 1].lower() in self.things):
+        if (
+            words[j].endswith(".")
+            or words[j] in PARTICLES
+            or words[j].lower() in self.no_names
+            or (j + 1 < len(words) and words[j + 1].lower() in self.things)
+        ):
             return 0, 0.0
-        listed = self.judge.is_last(words[j]) or (words[j].lower() in self.judge.also_last and words[i].lower() not in self.judge.common)
+        both = len(words) == 2 and words[i].lower() not in self.judge.places and words[j].lower() not in self.judge.first
+        listed = self.judge.is_last(words[j]) or (
+            words[j].lower() in self.judge.also_last and (both or words[i].lower() not in self.judge.common)
+        )
         linked = j > i + 1 and not self.judge.is_first(words[j - 1])
         if len(words[i]) < 3 and not self.judge.is_last(words[j]):
             return 0, 0.0
@@ -147,8 +203,9 @@ class _People:
             return 0, 0.0
         if j + 1 < len(words) and self.judge.is_last(words[j + 1]) and words[j + 1].lower() not in self.judge.first:
             j += 1
-        if j + 2 < len(words) and words[j + 1][0].islower() and self.judge.may_be_last(words[j + 2]):
-            j += 2
+        k = next((k for k in range(j + 1, len(words)) if words[k] not in PARTICLES), len(words))
+        if j + 1 < k < len(words) and self.judge.may_be_last(words[k]):
+            j = k
         return j, 0.85 if listed else 0.6
 
     def _unlisted_end(self, words: Sequence[str], i: int) -> tuple[int, float]:
@@ -162,7 +219,7 @@ class _People:
     def _links(self, words: Sequence[str], j: int) -> bool:
         """Word `j` is an initial, a particle, or a further first name before a last name."""
         word = words[j]
-        return word.endswith(".") or word[0].islower() or (self.judge.is_first(word) and self.judge.is_last(words[j + 1]))
+        return word.endswith(".") or word in PARTICLES or (self.judge.is_first(word) and self.judge.is_last(words[j + 1]))
 
     def titled(self, text: str, low: int, high: int) -> Iterator[Found]:
         for match in _TITLE.finditer(text, low, high):
@@ -177,18 +234,26 @@ class _People:
                 self.judge.is_last(words[n]) or self.judge.is_first(words[n]) or self.judge.may_be_last(words[n]) or len(words[n]) < 4
             ):
                 n += 1
-            value = re.sub(r"['’]s$", "", match["t"] + " ".join(words[:n]))
+            value = re.sub(r"['’]s$", "", " ".join(words[:n]))
             known = named.lower() not in self.judge.never and not match.group().startswith("MS ") and len(named) > 1
-            if known and not self.judge.is_brand(value):
-                yield match.start(), match.start() + len(value), 0.86, "PERSON", "title"
+            if known and not self.judge.is_brand(match["t"] + value):
+                yield match.start("v"), match.start("v") + len(value), 0.86, "PERSON", "title"
 
     def introduced(self, pattern: re.Pattern[str]) -> Callable[[str, int, int], Iterator[Found]]:
         """Listed names after a word that announces them; after "my name is" and the like in any case."""
 
         def find(text: str, low: int, high: int) -> Iterator[Found]:
             for match in pattern.finditer(text, low, high):
+                if match["v"] is None:
+                    yield *match.span("n"), 0.7, "PERSON", "introduction"
+                    continue
                 end = self._listed(match["v"])
-                if end:
+                word = match["v"][:end].lower()
+                if word in self.judge.common and not _ENDED.match(text, match.start("v") + end):
+                    continue
+                if not end and _FAMILY.match(match.group()) and self.judge.ends_in_any(family := match["v"].split(" ")[0]):
+                    yield match.start("v"), match.start("v") + len(family), 0.7, "PERSON", "introduction"
+                elif end:
                     yield match.start("v"), match.start("v") + end, 0.84, "PERSON", "introduction"
                 elif _CERTAIN.match(match.group()) and self._unlisted(match["v"]):
                     yield match.start("v"), match.end("v"), 0.55, "PERSON", "introduction"
@@ -204,13 +269,22 @@ class _People:
         """Names in lower case as people type them in chats: both first and last listed, or a first name that ends the phrase."""
         for match in _SAID_HERE.finditer(text, low, high):
             words = match["v"].lower().split(" ")
-            if not words[0].islower() or words[0] in self.judge.common or not self.judge.is_first(words[0]):
+            if not (match["here"] or match["v"].islower()) or words[0] in self.judge.common or not self.judge.is_first(words[0]):
                 continue
-            n = 3 if len(words) > 2 and (words[1].endswith(".") or words[1] in PARTICLES) else 2
-            if len(words) >= n and self.judge.is_last(words[n - 1]) and words[n - 1] not in self.judge.common:
+            n = 2
+            while len(words) > n and (words[n - 1].endswith(".") or words[n - 1] in PARTICLES):
+                n += 1
+            known = len(words) >= n and (self.judge.is_last(words[n - 1]) or self.judge.is_first(words[n - 1]))
+            if known and words[n - 1] not in self.judge.common | _GOES_ON:
                 yield match.start("v"), match.start("v") + len(" ".join(words[:n])), 0.75, "PERSON", "here"
-            elif len(words) == 1 and match["end"] is not None and len(words[0]) > 3:
+            elif self._lone(match, words):
                 yield match.start("v"), match.start("v") + len(words[0]), 0.55, "PERSON", "here"
+
+    def _lone(self, match: re.Match[str], words: Sequence[str]) -> bool:
+        """Whether the phrase ends behind a first name, or goes on with words that no last name is."""
+        if not (match["here"] or match["chat"]) or len(words[0]) < (4 if match["here"] else 3) or words[0] in self.judge.places:
+            return False
+        return match["end"] is not None if len(words) == 1 else words[1] in _GOES_ON
 
     def signed(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A name by itself after the last sentence."""
@@ -270,5 +344,5 @@ class _People:
             self.judge.is_last(word)
             or self.judge.is_first(word)
             or word.endswith(".")
-            or (word[0].isupper() and n < 3 and self.judge.may_be_last(word))
+            or (word not in PARTICLES and n < 3 and (self.judge.may_be_last(word) or word.lower() in self.judge.also_last))
         )

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 
 from llm_pipeline.curation.pii.columns import head, marks
+from llm_pipeline.curation.pii.gazetteer import brands
 from llm_pipeline.curation.pii.judge import NAME, PARTICLE, UPPER, Judge
 from llm_pipeline.curation.pii.windows import Finder, Found, Look, any_case
 
 _GIVEN = rf"{NAME}(?: (?:[{UPPER}]\.|{NAME})){{0,2}}"
 _INVERTED = re.compile(
-    rf"(?:^|(?<=[>\n|;\t\"“(])|(?<=: )|(?<=\| )|(?<=\b[tT]o )|(?<=\b[bB]y )|(?<=; ))"
+    rf"(?:^|(?<=[>\n|;\t\"“(])|(?<=: )|(?<=\| )|(?<=\b[tT]o )|(?<=\b[bB]y )|(?<=; )|(?<=\",)"
+    rf"|(?<=\b[fF]or )|(?<=\bof )|(?<=er )|(?<=nt ))"
     rf"(?P<last>(?:{PARTICLE} )?{NAME}(?: {NAME})?), (?P<first>{_GIVEN})(?=[<\n|;\t\"”),(.]|  | \||$)"
 )
 _INITIALS = re.compile(rf"(?<![\w.@'’-])(?:[{UPPER}]\. ?){{1,3}}(?:{PARTICLE} )?(?P<last>{NAME})(?!\w|@|\.\w)")
@@ -22,6 +24,7 @@ _BEFORE = re.compile(rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}), $")
 _APART = re.compile(
     rf"[(“‘](?P<a>{NAME})[)”’]|(?:^|[:\n] ?)(?P<b>{NAME}), (?=your?\b|please\b|can\b|could\b|we\b|thanks\b|I['’ ])"
     rf"|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?\]? (?:- )?(?P<c>{NAME})(?=: )"
+    rf"|(?<=[a-z]), (?P<d>{NAME})(?=[!?]|\.?\s*\Z)|(?:^|\n)(?P<e>{NAME}) --? (?=[a-z])|(?<![\w'’\[@/.#-])(?P<f>{NAME})['’]s (?=[a-z])"
 )
 _NAMES = (
     r"(?:fore|sur|first|last|full|given|family|middle|customer|client|employee|patient|contact|user|account|card ?holder|person)?[ _-]?name"
@@ -50,6 +53,7 @@ def record_finders(judge: Judge, acting: Callable[[str, int, int], Iterator[Foun
         return (
             rf"{upper}{letters}+(?:,? (?:and|und|y|et|e|i|och|og|&|with) {second}|, (?:{second}|you|please|can|could|we|thanks|I)| {verbs})"
             rf"|[(“‘]{upper}{letters}+[)”’]|[0-9]\]? (?:- )?{upper}{letters}+: "
+            rf"|{upper}{letters}+['’]s [a-z]|{upper}{letters}+ --? [a-z]|, {second}"
         )
 
     look = Look(re.compile(beside(f"{upper}{letters}+")), judge.holds_first, back=40)
@@ -104,6 +108,8 @@ class _Records:
                 places.append(before.span("v"))
                 at = before.start()
             words = [text[start:end] for start, end in places]
+            if words[-1] == words[-2] or " & ".join(words[-2:]).lower() in brands():
+                continue
             alone = list(map(self.judge.is_alone, words))
             if sum(alone) > 1 and all(sure or self.judge.may_be_last(word) for sure, word in zip(alone, words, strict=True)):
                 yield from ((start, end, 0.6, "PERSON", "enumeration") for start, end in places)

@@ -169,7 +169,7 @@ _PASSWORDS = (
     ),
     re.compile(rf"{_LABEL} [\"'`]?(?P<mixed>[^\s\"'`,\[<][^\s\"'`,]{{5,62}}?)(?=[.;]?(?:[\s\"'`,]|$))"),
     re.compile(
-        r"(?i:credentials?|creds|log-?ins?|zugangsdaten|identifiants)[^\n:/]{0,24}(?:: ?| )[\w.@+-]{3,60}(?: / | ?\| |: ?|/)"
+        r"(?i:logins? ?[:=] ?|(?:credentials?|creds|zugangsdaten|identifiants)[^\n:/]{0,24}(?:: ?| ))[\w.@+-]{3,60}(?: / | ?\| |: ?|/)"
         r"(?P<mixed>[^\s\"'`,\[</:][^\s\"'`,]{5,62}?)(?=[.;]?(?:[\s\"'`,]|$))"
     ),
 )
