@@ -91,6 +91,24 @@ FOUND = [
     ("BANK_ACCOUNT", "RIB : 30004 00031 00001234567 43", "30004 00031 00001234567 43"),
     ("DATE_OF_BIRTH", "urodzona 4 marca 1985 w Gdyni", "4 marca 1985"),
     ("STREET_ADDRESS", "it went to 418 El Camino Real, Salem, OR 97301", "418 El Camino Real, Salem, OR 97301"),
+    ("IP_ADDRESS", "cannot reach 2001:db8:7::a1b2: no route", "2001:db8:7::a1b2"),
+    ("IP_ADDRESS", "no answer of 2001:db8:1:2:3:4:5:77: closed", "2001:db8:1:2:3:4:5:77"),
+    ("UK_NINO", "HMRC reference CE 20 30 41 B", "CE 20 30 41 B"),
+    ("US_SSN", "ss# 536228726 of the tenant", "536228726"),
+    ("US_ITIN", "her W-7 came back with 912701234", "912701234"),
+    ("DRIVER_LICENCE", "van rental, licence 1: QUIMB803129AB7XY", "QUIMB803129AB7XY"),
+    ("DRIVER_LICENCE", '{"license": "WDLABCD12345"}', "WDLABCD12345"),
+    ("NATIONAL_ID", "numéro national : 85.07.30-033.28", "85.07.30-033.28"),
+    ("API_KEY", "The password for the guest wifi: Wal7blau", "Wal7blau"),
+    ("API_KEY", "la contraseña de la alarma es Ballena77", "Ballena77"),
+    ("API_KEY", "mot de passe provisoire de l’imprimante : Baleine77", "Baleine77"),
+    ("API_KEY", "api_key=Xqwrtzpkm7Hb4Lq0R&page=2", "Xqwrtzpkm7Hb4Lq0R"),
+    ("API_KEY", "AWS_SECRET_ACCESS_KEY=QbVxWzkTRpLmNcYs/HdGfJqXvBnM+KwZtPrLscF7", "QbVxWzkTRpLmNcYs/HdGfJqXvBnM+KwZtPrLscF7"),
+    ("PHONE_NUMBER", "WhatsApp: 71234 56789", "71234 56789"),
+    ("PHONE_NUMBER", "txt me at 2125550187", "2125550187"),
+    ("PHONE_NUMBER", "Sales\nM 601 54 98 00\nKestrel", "601 54 98 00"),
+    ("PHONE_NUMBER", "Te1:  2125550187", "2125550187"),
+    ("PHONE_NUMBER", "T e l . :  0571340021", "0571340021"),
 ]
 PUBLIC = [
     "The monthly fee of the Harbor Current Account is $4.50 and the limit is $1,234.50.",
@@ -108,6 +126,8 @@ PUBLIC = [
     "Listening on 127.0.0.1 and 0.0.0.0, 2024-12-31 23:59:59.",
     "12-03-24 20240312 ok; moved 204577 83920174 rows, 10 Broadway shows, statement 017128642 of the account.",
     "Johnson & Johnson and Harvey Nichols opened in Jackson Hole; the given URI is valid, said nobody.",
+    "IBAN DE89 3704 0044 0532 0130 01 has a typo; std::abc::def: unknown; the driver's papers: case no. W20417763.",
+    "The password for the 3 accounts is the same: the one of the router is on the box, that of the door is due in 2 days.",
     "A password is hashed with SHA-512; the passcode has 6-8 digits, the password was reset to default; login: kiosk / guest.",
 ]
 
@@ -133,6 +153,10 @@ def test_every_declared_type_has_an_example() -> None:
         ("born 12 March 1985, not 13.03.1985", ["12 March 1985", "13.03.1985"]),
         ("pay 20-45-77, 83920174 or the voided cheque's 021000021 and 4839201744", ["20-45-77", "83920174", "021000021", "4839201744"]),
         ("firmware 8.0.8.8391: passport 533401234", ["533401234"]),
+        ("Lloyds - 20 45 77 - 83920174", ["20 45 77", "83920174"]),
+        ("my number is 2125550187, again that's 2125550188", ["2125550187", "2125550188"]),
+        ("INV-4071-5512: a driver licence and passport 533401234", ["533401234"]),
+        ("api-key: Xq7wRtz4pKm7Hb4LqZ\ntrace-id: 7c9e6679-7425-40de-944b-e07fc1f90ae7", ["Xq7wRtz4pKm7Hb4LqZ"]),
     ],
 )
 def test_a_word_speaks_of_one_value_or_of_a_list(text: str, values: list[str]) -> None:

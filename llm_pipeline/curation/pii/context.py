@@ -14,10 +14,11 @@ _AFTERWARDS = 20
 _DENIED = 20
 """A word like "order" speaks of the value within so many characters, and hides what stands before it."""
 _PLACEHOLDER = r"\[[A-Z][A-Z_]*(?:_[0-9a-f]+)?\]"
-_WORD = re.compile(rf"{_PLACEHOLDER}|([^\W\d_]+)")
-_WORD_OR_EMAIL = re.compile(rf"{_PLACEHOLDER}|[\w.+-]++@[\w.-]+|([^\W\d_]+)")
+_A_WORD = r"W-[0-9]\b|[^\W\d_]+|#"
+_WORD = re.compile(rf"{_PLACEHOLDER}|({_A_WORD})")
+_WORD_OR_EMAIL = re.compile(rf"{_PLACEHOLDER}|[\w.+-]++@[\w.-]+|({_A_WORD})")
 """A replaced value is no context: else "[PHONE] 12345678" would read as a phone number at the second look. Nor is a part of an e-mail
-address, or a word in mIxEd case, but for `camelCase`, which is several."""
+address, or a word in mIxEd case, but for `camelCase`, which is several. A form's name ("W-9") and "#" are words."""
 _CAMEL = re.compile(r"[a-z]{2,}(?:[A-Z][a-z]+)+|(?:[A-Z][a-z]+){2,}|[A-Z]?[a-z]{2,}[A-Z]{2,}")
 _HUMP = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 _CUT = re.compile(r"[^\w\]]")
@@ -32,7 +33,8 @@ _DATED = re.compile(
     r"|[0-9]{1,2}[ -](?:19|20)[0-9]{2}"
 )
 _LISTED = re.compile(
-    r"(?:[\s,;&/+|]|\b(?:and|or|not|nor|than|instead of|rather|und|oder|nicht|statt|et|ou|pas|y|e|o|no|non|en|of|niet|och|inte|to|then)\b)*"
+    r"(?:[\s,;&/+|]|\b(?:and|or|not|nor|than|instead of|rather|und|oder|nicht|statt|et|ou|pas|y|e|o|no|non|en|of|niet|och|inte|to|then"
+    r"|again|that['’]?s)\b)*"
 )
 _OWN = re.compile(rf"(?: (?:number|no|nr|num|id|is|was|are)\b\.?)?[^\w\[]{{0,4}}(?:{_PLACEHOLDER}|\w{{0,3}}[-]?\w{{0,3}}[0-9*])")
 OTHER = "#"
@@ -43,7 +45,7 @@ _OTHERS = (
     "section, chapter, page, port, pid, uuid, sha, hash, commit, revision, model, item, article, isin, vin, imei, parcel, receipt, "
     "bestellung, "
     "rechnung, pedido, factura, commande, facture, ordine, fattura, block, bytes, seconds, timestamp, expression, equation, doi, builds, "
-    "rollback, firmware, upgrade, compte rendu, part, parts, drawing, flight, flug, vuelo, booking, statement"
+    "case no, case number, docket, rollback, firmware, upgrade, compte rendu, part, parts, drawing, flight, flug, vuelo, booking, statement"
 )
 _OPERATOR_BEFORE, _OPERATOR_AFTER = re.compile(r"(?:[*÷×+^<]|[0-9]\)?\s?[=/-])\s?$"), re.compile(r"\s?[=*÷×+^>]|\s[-/]\s?[0-9]")
 

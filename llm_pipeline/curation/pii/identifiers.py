@@ -97,16 +97,18 @@ _TRANSFER_WORDS = (
 """Words of payments, which speak of numbers as long as those of accounts."""
 _PAID_WORDS = (
     f"{_ACCOUNT_WORDS}, {_TRANSFER_WORDS}, bank, banks, pay, pay me, pay us, paid, payment, payments, payout, payroll, refund, refunds, "
-    "remittance, transfer, transfers, deposit, send, owe, owes, sort code, s c"
+    "remittance, transfer, transfers, deposit, send, owe, owes, sort code, s c, "
+    "barclays, lloyds, natwest, hsbc, santander, halifax, monzo, starling, nationwide, tsb"
 )
 """Words that make six digits and eight a British sort code and account."""
 _SORT = r"[0-9]{2}(?:-[0-9]{2}-| [0-9]{2} |[0-9]{2})[0-9]{2}"
 _APART = ("[ /]", "[,;/] ", " [/,] ")
+_APART_SAID = (*_APART, " [-–|] ")
 
 
-def _behind(*forms: str) -> str:
+def _behind(*forms: str, marks: Sequence[str] = _APART) -> str:
     """What may stand behind a sort code of these forms."""
-    return "(?:" + "|".join(rf"(?<={form}{mark})" for form in forms for mark in _APART) + ")"
+    return "(?:" + "|".join(rf"(?<={form}{mark})" for form in forms for mark in marks) + ")"
 
 
 _OF_IDENTITY = (
@@ -114,8 +116,11 @@ _OF_IDENTITY = (
     "personal identification, identification number, tax id, tax number, tax no, tax identification, taxpayer, fiscal number, tin"
 )
 """Words for what every country numbers: they speak of numbers with the check digits of one."""
-_SOCIAL = "ssn, ssns, social security, social, socials, soc sec, soc, social sec, ss no, SS, ssa, form w"
-_INSURANCE = "national insurance, nat ins, insurance number, insurance no, nino, ni number, ni no, ni, hmrc, paye"
+_SOCIAL = "ssn, ssns, social security, social, socials, soc sec, soc, social sec, ss no, ss #, SS, ssa, form w, W-2, W-4, W-9"
+_INSURANCE = (
+    "national insurance, nat ins, insurance number, insurance no, nino, ni number, ni no, ni, "
+    "hmrc, hmrc ref, hmrc reference, paye, paye ref, paye reference"
+)
 IDENTIFIERS = (
     Identifier(
         "card",
@@ -135,7 +140,7 @@ IDENTIFIERS = (
         "itin",
         "US_ITIN",
         r"9[0-9]{2}([ -]?)[0-9]{2}\1[0-9]{4}",
-        "itin, itins, taxpayer, individual taxpayer, tax identification, tax id, tin, irs",
+        "itin, itins, taxpayer, individual taxpayer, tax identification, tax id, tin, irs, W-7",
         _checksum("us.itin"),
         unchecked=0.8,
         surest=1.0,
@@ -184,9 +189,14 @@ IDENTIFIERS = (
         _any,
         surest=0.86,
     ),
-    Identifier("sort_pair", "BANK_ACCOUNT", rf"{_SORT}(?=(?:{'|'.join(_APART)})[0-9]{{8}}(?![0-9]))", _PAID_WORDS, _any, surest=0.9),
+    Identifier("sort_pair", "BANK_ACCOUNT", rf"{_SORT}(?=(?:{'|'.join(_APART_SAID)})[0-9]{{8}}(?![0-9]))", _PAID_WORDS, _any, surest=0.9),
     Identifier(
-        "account_pair", "BANK_ACCOUNT", _behind("[0-9]{2}[ -][0-9]{2}[ -][0-9]{2}", "[0-9]{6}") + "[0-9]{8}", _PAID_WORDS, _any, surest=0.9
+        "account_pair",
+        "BANK_ACCOUNT",
+        _behind("[0-9]{2}[ -][0-9]{2}[ -][0-9]{2}", "[0-9]{6}", marks=_APART_SAID) + "[0-9]{8}",
+        _PAID_WORDS,
+        _any,
+        surest=0.9,
     ),
     Identifier(
         "sort_dashed",
@@ -215,6 +225,15 @@ IDENTIFIERS = (
     Identifier("routing_paid", "BANK_ACCOUNT", "[0-9]{9}", f"{_ACCOUNT_WORDS}, {_TRANSFER_WORDS}", _checksum("us.rtn"), surest=0.86),
     Identifier("account_paid", "BANK_ACCOUNT", "[0-9]{8,12}", _TRANSFER_WORDS, _any, surest=0.8),
     Identifier("bban_gb", "BANK_ACCOUNT", r"[A-Z]{4}[0-9]{14}", _ACCOUNT_WORDS, _any, alone=0.8),
+    Identifier(
+        "licence_gb",
+        "DRIVER_LICENCE",
+        r"[A-Z][A-Z9]{4}[0-9](?:[05][1-9]|[16][0-2])(?:0[1-9]|[12][0-9]|3[01])[0-9][A-Z][A-Z9][0-9][A-Z]{2}",
+        "licence, license, driver, driving, dvla",
+        _any,
+        alone=0.8,
+        surest=0.95,
+    ),
     _national(
         "es.dni",
         r"(?:[0-9]{8}|[0-9]{1,2}\.[0-9]{3}\.[0-9]{3})[ -]?[A-Za-z]",
@@ -249,7 +268,7 @@ IDENTIFIERS = (
         r"[0-9]{8,9}|[0-9]{4}([. -])[0-9]{2}\1[0-9]{3}|[0-9]{3}([. -])[0-9]{3}\2[0-9]{3}",
         "bsn, burgerservice, burgerservicenummer, sofi, sofinummer, citizen service, service number, persoonsnummer",
     ),
-    _national("pl.pesel", r"[0-9]{11}", "pesel, ewidencyjny"),
+    _national("pl.pesel", r"[0-9]{11}", "pesel, ewidencyjny, ewidencyjnego, ewidencyjnym"),
     _national("pt.nif", r"[0-9]{9}|[0-9]{3}([ .])[0-9]{3}\1[0-9]{3}", "nif, contribuinte, identificação fiscal, número fiscal, finanças"),
     _national("pt.cc", r"[0-9]{8} ?[0-9] ?[A-Z0-9]{2}[0-9]", "cartão de cidadão, cartao de cidadao, cidadão"),
     _national(
@@ -263,7 +282,7 @@ IDENTIFIERS = (
     _national(
         "be.nn",
         r"[0-9]{2}[. ]?[0-9]{2}[. ]?[0-9]{2}[- ]?[0-9]{3}[. ]?[0-9]{2}",
-        "rijksregister, registre national, national number, insz, niss, nrn",
+        "rijksregister, registre national, numéro national, numero national, national number, nationaal, insz, niss, nrn",
     ),
     _national("ie.pps", r"[0-9]{7}[A-Wa-w][A-IWa-iw]?", "pps, ppsn, pps number, personal public service", 0.0),
     _national("at.vnr", r"[0-9]{4} ?[0-9]{6}", "sozialversicherungsnummer, svnr, sozialversicherung, sv nummer"),
@@ -321,7 +340,7 @@ NAMED = (
     Identifier(
         "licence",
         "DRIVER_LICENCE",
-        r"(?!(?:DLN?|NO|LIC|ID|OL)\b)[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|"
+        r"(?!(?:DLN?|NO|LIC|ID|OL|INV|ORD|REF|PO)\b)[A-Z]{1,3}[ -]?[0-9]{2,14}(?:[ -][0-9]{1,6}){0,5}[A-Z0-9]{0,3}|[0-9]{6,14}|"
         r"[0-9]{2,4}(?:[ -][0-9]{2,4}){1,4}|[A-Z0-9]{5,18}",
         "driver license, drivers license, driver s license, driving license, driver licence, drivers licence, driver s licence, driving "
         "licence, my license, my licence, dmv, dvla, driver lic, drivers lic, driver s lic, driver number, driver no, driver id, "
@@ -332,6 +351,7 @@ NAMED = (
         _mostly_digits,
         surest=0.93,
     ),
+    Identifier("licence_washington", "DRIVER_LICENCE", "WDL[A-Z0-9]{9}", "licence, license, DL, dl #, washington", _any, surest=0.94),
 )
 """Numbers with so few digits that only the words beside them show where they are."""
 

@@ -43,7 +43,7 @@ _CRYPTO = Context(
     {"wallet": "bitcoin, btc, wallet, crypto, cryptocurrency, ethereum, eth, blockchain, litecoin, ltc, payout address, coins, usdt"}
 )
 _PEM = r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[\s\S]{0,8000}?-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
-_IPV6 = r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"
+_IPV6 = r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?<![^:]:)(?!:?\w|::)"
 _SPELLED = (
     r"(?<![\w.+-])[\w.+-]{1,64} ?(?:\(at\)|\[at\]|\bat\b) ?\w[\w-]{0,62}(?: ?(?:\(dot\)|\[dot\]|\bdot\b|\.) ?\w[\w-]{0,62}){0,4}"
     r" ?(?:\(dot\)|\[dot\]|\bdot\b) ?[a-z]{2,24}\b"
@@ -157,9 +157,10 @@ _LABEL = (
     r"(?i:pass(?:word|wd|phrase|code|wort)|kennwort|contraseña|mot de passe|palavra-passe|wachtwoord|lösenord|parola d'ordine"
     r"|(?<![a-z])(?:pass|pwd?|mdp|clave|senha|hasło|salasana|heslo))"
 )
+_WHOSE = r"(?:(?: [^\W\d_]{1,14})? (?:for|of|on|de|del|di|della|du|für|von|vom|zum|voor|van|para|dla)\b [\w .'’-]{1,40}?)?"
 _PASSWORDS = (
     re.compile(
-        rf"{_LABEL}[\"']?(?: ?(?:[:=]|=>)| is| was| ist| war| lautet| es| era| est| è| é| jest| är"
+        rf"{_LABEL}[\"']?{_WHOSE}(?: ?(?:[:=]|=>)| is| was| ist| war| lautet| es| era| est| è| é| jest| är"
         rf"| er)[ \t]{{0,4}}[\"'`]?(?P<v>[^\s\"'`,\[<:=][^\s\"'`,]{{4,62}}?)(?=[.;]?(?:[\s\"'`,]|$))"
     ),
     re.compile(
@@ -185,6 +186,10 @@ _ANCHOR = (
 )
 
 
+_NO_SECRET = re.compile(r"[^\n:=,]{0,40}(?i:id|uuid|guid|etag|hash|digest|checksum|nonce)[\"']?[ \t]{0,2}[:=][ \t]{0,2}[\"']?$")
+"""Labels like `request-id:`, which no secret stands behind whatever the line above speaks of."""
+
+
 def _secrets(text: str, low: int, high: int) -> Iterator[Found]:
     """Random-looking strings beside a word for keys, whoever issued them, and what is said to be a password."""
     for pattern in _PASSWORDS:
@@ -193,7 +198,9 @@ def _secrets(text: str, low: int, high: int) -> Iterator[Found]:
             if validators.password(match[group]) and (group == "v" or validators.mixed(match[group])):
                 yield *match.span(group), 0.85, "API_KEY", "password"
     for match in _SECRET.finditer(text, low, high):
-        if validators.secret(match.group()) and (near := _SECRETS.near(text, *match.span()).get("secret")) is not None:
+        if not validators.secret(match.group()) or (near := _SECRETS.near(text, *match.span()).get("secret")) is None:
+            continue
+        if not ((label := _NO_SECRET.search(text, max(0, match.start() - 60), match.start())) and not _SECRETS.read(label[0], 0, 60)):
             yield match.start(), match.end(), 0.9 - near / 1000, "API_KEY", "secret"
 
 
@@ -209,11 +216,10 @@ def _wallets(text: str, low: int, high: int) -> Iterator[Found]:
 
 
 _IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?=[ -]?[A-Za-z0-9])")
-_ACCOUNT = Context({"iban": "iban, international bank account"})
 
 
 def _ibans(text: str, low: int, high: int) -> Iterator[Found]:
-    """IBANs with or without spaces: as many characters as the country's length says; with the word IBAN near, checksum or not."""
+    """IBANs with or without spaces: as many characters as the country's length says, and its check digits."""
     for match in _IBAN.finditer(text, low, high):
         length = validators.IBAN_LENGTHS.get(match.group()[:2].upper(), 0)
         body = re.compile(rf"[A-Za-z]{{2}}[0-9]{{2}}(?:[ -]?[A-Za-z0-9]){{{max(length - 4, 0)}}}(?!\w)").match(text, match.start(), high)
@@ -221,5 +227,3 @@ def _ibans(text: str, low: int, high: int) -> Iterator[Found]:
             continue
         if validators.iban(body.group()):
             yield body.start(), body.end(), 1.0, "IBAN_CODE", "iban"
-        elif "iban" in _ACCOUNT.near(text, *body.span()):
-            yield body.start(), body.end(), 0.8, "IBAN_CODE", "iban_near"

@@ -25,7 +25,7 @@ _DATE = re.compile(
 _NANP = re.compile(r"(?:(?:001-|\+?1[ .-]?)?)(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([ .-]))[2-9][0-9]{2}(?:(?(1)\1|[ .-]))[0-9]{4}")
 _TRUNK = re.compile(r"\([0-9]{2,5}\)[ .-]?[0-9]{2,8}(?:[ .-][0-9]{2,8}){0,3}")
 _STRONG = (
-    "phone, phones, telephone, tel, cell, cellphone, mobile, mob, dial, sms, whatsapp, fax, landline, hotline, callback, phone number, "
+    "phone, phones, telephone, tel, cell, cellphone, mobile, mob, dial, sms, fax, landline, hotline, callback, phone number, "
     "contact number, telefon, telefonnummer, handy, handynummer, "
     "mobil, rufnummer, téléphone, telephone, portable, numéro de téléphone, teléfono, telefono, móvil, movil, cellulare, telefone, "
     "celular, "
@@ -33,11 +33,11 @@ _STRONG = (
     "caller, caller id, voicemail, switchboard, helpline, durchwahl, standard téléphonique, festnetz, fixe, fijo, fisso, joignable, "
     "joindre, llamarme, llámame, llamarle, llámenos, contáctame, chiamami, chiamatemi, bereikbaar, vast nummer, stacjonarny, "
     "zadzwonić, zadzwoń, dzwonić, ligue, telemóvel, fone, numéro de portable, kontaktnummer, puh, natel, tél, tlfn, telefonnr, "
-    "mobilnr, faks, telefax, hotline nummer, numer kontaktowy, dial in, direct line, viber"
+    "msisdn, whats app, mobilnr, faks, telefax, hotline nummer, numer kontaktowy, dial in, direct line, viber"
 )
 _WEAK = (
-    "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, contact, contacted, number is, my number, best "
-    "number, "
+    "call, calls, called, calling, ring, rang, reach, reached, reachable, text, texted, txt, contact, contacted, number is, my number, "
+    "best number, "
     "nummer, numéro, número, llamar, appeler, appelle, appelez, rappeler, rappelez, chiamare, rückfragen, rückruf, zurückrufen, "
     "erreichbar, "
     "bellen, bel, ligar, kontakt, contacto, contatto, contactar, contacter, messages, message me, ping me, reach me, "
@@ -46,8 +46,10 @@ _WEAK = (
 _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
 _GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}|0[0-9]{1,5} ?/ ?[0-9][0-9 -]{4,}")
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:([ .])[0-9]{3})(?:\1[0-9]{3})*")
-_LABEL = re.compile(r"(?:^|[\n|·•,;] ?)(?:T|P|F|M|H|W|C|Ph|Mob) ?[:.] ?$")
-"""Before a number in a signature: "T: 040/..."."""
+_LABEL = re.compile(
+    r"(?:^|[\n|·•,;] ?)(?:(?:T|P|F|M|H|W|C|Ph|Mob) ?[:.] ?|[TMFPD] )$|\b(?:T ?e ?[l1I]|P ?h ?o ?n ?e|M ?o ?b ?i ?[l1I] ?e) ?\.? ?: {0,3}$"
+)
+"""Before a number in a signature: "T: 040/...", or as a scanner reads it: "Te1:", "T e l . :"."""
 _ADJACENT = 40
 """Words of the second sort speak of bare digits within so many characters: "call me at", not "(most recent call last)" lines above."""
 _BESIDE = 16
@@ -90,7 +92,7 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
 def _judged(text: str, start: int, end: int, number: str, digits: str, regions: Sequence[str]) -> float:
     """How sure the words around and the number's own form make it."""
     near = _CONTEXT.near(text, start, end)
-    if _LABEL.search(text, max(0, start - 8), start):
+    if _LABEL.search(text, max(0, start - 18), start):
         near["phone"] = 2
     if number.startswith("+"):
         return 0.9 if "phone" in near or _accepted(number, None, phonenumbers.is_possible_number) else 0.0

@@ -102,12 +102,16 @@ def _bech32(text: str) -> bool:
 
 
 def secret(text: str) -> bool:
-    """Random enough to be a key: at least 3 bits per character, no long word in it; a path has letters of one case between its slashes."""
+    """Random enough to be a key: at least 3 bits per character, no long word in it, which has no five consonants in a row.
+
+    A path has letters of one case between its slashes.
+    """
     counts = Counter(text)
     bits = -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values())
     cases = any(c.islower() for c in text) and any(c.isupper() for c in text)
-    mixed = sum(map(str.isdigit, text)) >= 2 and any(c.isalpha() for c in text) and ("/" not in text or cases)
-    return bits >= 3 and mixed and re.search("[a-z]{7}", text) is None
+    few = 1 if re.fullmatch("[A-Za-z0-9+/]{40}", text) else 2
+    mixed = sum(map(str.isdigit, text)) >= few and any(c.isalpha() for c in text) and ("/" not in text or cases)
+    return bits >= 3 and mixed and all(re.search("[^aeiouy]{5}", run) for run in re.findall("[a-z]{7,}", text))
 
 
 def password(text: str) -> bool:
