@@ -68,6 +68,15 @@ FOUND = [
     ("PERSON", "Customer Мария Волкова called", "Мария Волкова"),
     ("PERSON", "a letter for Castelli, Roberto.", "Castelli, Roberto"),
     ("PERSON", "a chat that Mark Price began", "Mark Price"),
+    ("PERSON", "present: Castelli, Roberto (Chair)", "Castelli, Roberto"),
+    ("PERSON", "note: Martin, Roberto, DOB unknown", "Martin, Roberto"),
+    ("PERSON", "full name roberto castelli dob unknown", "roberto castelli"),
+    ("PERSON", "@roberto can you look?", "roberto"),
+    ("PERSON", "Roberto from Kestrel rang", "Roberto"),
+    ("PERSON", "llamó la señora Castelli ayer", "Castelli"),
+    ("PERSON", "it does not match surname Castelli", "Castelli"),
+    ("PERSON", "Roberto,\n\nI rang them", "Roberto"),
+    ("PERSON", "not the new one, thx, roberto", "roberto"),
     ("US_SSN", "id,ssn,left\n7,536-22-8726,2024-06-15", "536-22-8726"),
     ("DATE_OF_BIRTH", "the goalkeeper (b. 12/05/1969) and the coach", "12/05/1969"),
     ("NATIONAL_ID", "SteuerID;weg\n86095742719;2019-01-25", "86095742719"),
@@ -128,6 +137,8 @@ PUBLIC = [
     "Johnson & Johnson and Harvey Nichols opened in Jackson Hole; the given URI is valid, said nobody.",
     "IBAN DE89 3704 0044 0532 0130 01 has a typo; std::abc::def: unknown; the driver's papers: case no. W20417763.",
     "The password for the 3 accounts is the same: the one of the router is on the box, that of the door is due in 2 days.",
+    "Last name Required, surname Optional; trains from Lincoln to Madison; Morgan Stanley said; Ben & Jerry's new one; señor Presidente.",
+    "@media screen and (width: 3px); M 1234567 and M 1200 300 are bolts; Poison Ivy, Victoria and Albert Museum.",
     "A password is hashed with SHA-512; the passcode has 6-8 digits, the password was reset to default; login: kiosk / guest.",
 ]
 
@@ -179,6 +190,8 @@ def test_a_column_of_names_has_names_that_are_words_too() -> None:
 def test_all_of_an_enumeration_are_names() -> None:
     text = "for Roberto, Martina and Giulia"
     assert [text[span.start : span.end] for span in scan_texts([text], POLICY)] == ["Roberto", "Martina", "Giulia"]
+    text = "two of them, Roberto and Martina Castelli."
+    assert [text[span.start : span.end] for span in scan_texts([text], POLICY)] == ["Roberto", "Martina Castelli"]
 
 
 @pytest.mark.parametrize("text", PUBLIC)

@@ -282,7 +282,7 @@ IDENTIFIERS = (
     _national(
         "be.nn",
         r"[0-9]{2}[. ]?[0-9]{2}[. ]?[0-9]{2}[- ]?[0-9]{3}[. ]?[0-9]{2}",
-        "rijksregister, registre national, numéro national, numero national, national number, nationaal, insz, niss, nrn",
+        "rijksregister, registre national, numéro national, numero national, national number, nationaal nummer, insz, niss, nrn",
     ),
     _national("ie.pps", r"[0-9]{7}[A-Wa-w][A-IWa-iw]?", "pps, ppsn, pps number, personal public service", 0.0),
     _national("at.vnr", r"[0-9]{4} ?[0-9]{6}", "sozialversicherungsnummer, svnr, sozialversicherung, sv nummer"),

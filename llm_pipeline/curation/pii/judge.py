@@ -15,7 +15,7 @@ PARTICLE = r"(?:van|von|de|da|di|del|della|dos|do|der|den|la|le|el|bin|ibn|al|te
 TITLES = (
     "Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Lord|Lady|Herrn?|Frau|Madame|Monsieur|Mme|Mlle|Señor|Señora|Señorita|Sr|Sra|Srta|Dña"
     "|Sig|Signora|Signor|Dott|Dott\\.ssa|Dhr|Mevr|Mevrouw|Meneer|Rev|Nurse|Officer|Sgt|Sergeant|Detective|Inspector|Constable|Capt|Lt|Herra|Rouva|Pani"
-    "|Senhor|Senhora|Doña|Maître|Docteur|MR|MRS|MS|DR|mr|mrs|ms|dr|sig"
+    "|Senhor|Senhora|Doña|señora?|señorita|signora?|doña|mevrouw|meneer|monsieur|madame|Maître|Docteur|MR|MRS|MS|DR|mr|mrs|ms|dr|sig"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
@@ -79,8 +79,13 @@ class Judge:
 
     def is_brand(self, value: str) -> bool:
         """Whether a name became that of a drink, a firm or a thing."""
-        words = value.lower().replace(".", "").split(" ")
+        words = value.lower().replace(".", "").replace("-", " ").split(" ")
         return " ".join(words[:2]) in brands() or " ".join(words[-2:]) in brands()
+
+    def in_brand(self, text: str, start: int, end: int) -> bool:
+        """Whether text[start:end] is a brand with the word before ("Ben & Jerry"), or alone."""
+        before = re.findall(r"[\w'’]+", text[max(0, start - 24) : start])[-1:]
+        return self.is_brand(" ".join([*before, text[start:end]]))
 
     def no_common(self, value: str) -> bool:
         """Whether each word of a cell may be a name."""

@@ -37,24 +37,26 @@ _STATED = cased(
     "je m'appelle|ich heiße|me llamo|mi chiamo|nazwisko|prénom|apellidos|soussigné|soussignée"
 )
 _LINK = r"(?: is| [A-Z]:|['\"]? {0,4}[:：]|,|=|['\"]?>| -| ?\.{1,12}|\))?[ '\"“‘\n]{0,4}"
-_SELF = cased("name is|name's|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
+_SELF = cased("name is|name's|full name|legal name|i am called|i'm called|je m'appelle|ich heiße|me llamo|mi nombre es|mi chiamo|name:")
 _HERE = cased("this is|it's|its|i'm|i am|ich bin|soy|je suis|sono|ik ben|thx")
 _CHAT = (
     "hey|hi|hello|yo|ask for|lol|said|told|uncle|auntie|aunt|cousin|boss|mate|bro|friend|friends|wife|husband|brother|sister|son"
     "|daughter|mum|mom|"
-    "roommate|flatmate|colleague|coworker|manager|neighbour|neighbor|girlfriend|boyfriend|thanks|cheers|call|text|tell|ask"
+    "roommate|flatmate|colleague|coworker|manager|neighbour|neighbor|girlfriend|boyfriend|thanks|cheers|call|text|txt|tell|ask"
 )
 """Before a first name in lower case, as people type."""
+_OPENED = "hey|hi|hello|thanks|thx|cheers"
+"""Before a comma and a first name in lower case."""
 _PAIRED = "is|did|does|has|was|with|met|saw|from|by"
 """Before a first and a last name in lower case."""
 _GOES_ON = frozenset(
     "again and und y e et from aus here otra what whats can could is was said says u pls please how are r did do does wanna will my your "
-    "the at on in for speaking btw lol i im we he she never just still has have told wants keeps about got".split()
+    "the at on in for speaking btw lol i im we he she never just still has have told wants keeps about got to".split()
 )
 _REST = rf"(?: [{UPPER}]\.)?(?: (?:{PARTICLE} (?:(?:der|den|la|los) )?)?{NAME}){{0,2}}"
 _LOWER = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 _SAID_HERE = re.compile(
-    rf"(?<!\w)(?:(?P<here>{_HERE})|(?P<chat>{_CHAT})|{_PAIRED}) (?=(?P<v>{_LOWER}(?: [^\W\d_]\.)?(?: {_LOWER}){{0,4}})"
+    rf"(?<!\w)(?:(?P<here>{_HERE})|(?P<chat>{_CHAT}|(?:{_OPENED}),)|{_PAIRED}) (?=(?P<v>{_LOWER}(?: [^\W\d_]\.)?(?: {_LOWER}){{0,4}})"
     r"(?P<end> ?[,.!?\n]|$| (?:and|und|y|e|et|from|aus|again|here|otra)\b)?)"
 )
 _CERTAIN = re.compile(
@@ -74,7 +76,7 @@ _STATED += "|姓名|名前|氏名|이름|성명|имя|Имя|ФИО|клиен�
 _INTRODUCTION = re.compile(rf"(?<![^\W_])(?:[a-z]{{2,12}}(?=Name))?(?:{_STATED}){_LINK}(?:(?P<v>{NAME}{_REST})|{_NATIVE})")
 _FAMILY = re.compile(
     r"(?i:last[ _-]?name|surname|family(?:[ _-]?name)?|nachname|familienname|apellidos?|cognome|achternaam|nazwisko|efternamn|sobrenome)"
-    r"['\"]?(?: is|[:=>])\W*"
+    r"['\"]?(?P<sure>(?: is|[:=>])\W*)?"
 )
 """What follows is a last name, whether a list has it or not."""
 _SAID = re.compile(rf"(?<!\w)(?:{_SELF}) (?P<v>[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]\.)?(?: [^\W\d_]+(?:['’-][^\W\d_]+)*){{0,3}})")
@@ -90,14 +92,16 @@ _SURE = cased(
 )
 _TOWARDS = cased("ask for|ask|asked|told|tell|met|meet|give|let|contact|call|called|with|from|by|to|for|and|saw|know|named|attn|cc")
 _BEFORE = re.compile(
-    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|{_TOWARDS})\b[,:]?[ \n]{{1,30}}(?P<v>{NAME})"
+    rf"(?<!\w)(?:(?P<hello>{_HELLO})|(?P<sure>{_SURE})|(?P<way>from|to|and)|{_TOWARDS})\b[,:]?[ \n]{{1,30}}(?P<v>{NAME})"
     rf"(?= ?[,.!?;:\n)—–-]|$|\n| [a-z(+0-9]|['’]s\b)"
 )
 _VERBS = "said|says|told|called|calls|wants|wanted|needs|asked|asks|wrote|writes|works|worked|lives|lived|sent|thinks|thought|here|speaking"
 _AFTER = re.compile(
-    rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}) (?:{_VERBS}|and I|(?:is|was|has|will|can|could|would) (?:a|an|the|my|his|her|our|not|been|be|"
-    rf"going))\b"
+    rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}) (?:{_VERBS}|and I|from (?=[A-Z])|(?:is|was|has|will|can|could|would) "
+    rf"(?:a|an|the|my|his|her|our|not|been|be|going))\b"
 )
+_TOWNS = frozenset("madison jackson lincoln austin jefferson raleigh charlotte santiago helena savannah sydney florence lansing".split())
+"""First names that are where one goes, "from" and "to" which say nothing else."""
 _ENDED = re.compile(r" ?(?:[,.;:)\]\"'/|<>\n]|-|$)|  ")
 _UNLISTED = 0.52
 _POSSESSIVE = re.compile(r"['’]s(?!\w)")
@@ -144,8 +148,9 @@ def people_finders(locales: Sequence[str], never: Sequence[str]) -> list[Finder]
             word(known.ends_in_any),
         ),
         Finder(rf"\b{any_case('|'.join((_SELF, _HERE, _CHAT, _PAIRED)))} ", judge.called, 24, 90, word(known.ends_in_first, "[A-Za-zÀ-ž]")),
+        Finder(rf"\b{any_case(_OPENED)}, ", judge.here, 24, 90, word(known.ends_in_first, "[a-zà-ž]")),
         Finder(rf"[{UPPER}][^\s\x00]*[^\w\x00]*\x00", judge.signed, before=_SIGNATURE),
-        *record_finders(known, judge.acting, rf"(?:{_VERBS}|and I|is|was|has|will|can|could|would) "),
+        *record_finders(known, judge.acting, rf"(?:{_VERBS}|from|and I|is|was|has|will|can|could|would) "),
         Finder(rf"\b{any_case(_HELLO)}[,:]?[ \n]+{upper}", judge.greeted, 48, 40, word(judge.may_be_hailed)),
         Finder(rf"\b{any_case(f'{_SURE}|{_TOWARDS}')}[,:]?[ \n]+{upper}", judge.greeted, 48, 40, word(judge.is_first)),
     ]
@@ -230,6 +235,8 @@ class _People:
             named, n = words[at], at + 1
             if named.lower() in self.judge.common and not (self.judge.is_first(named) or named.lower() in self.judge.also_last):
                 continue
+            if len(match["t"]) > len("mrs. ") and match["t"].islower() and named.lower() not in self.judge.listed:
+                continue
             while n < len(words) and (
                 self.judge.is_last(words[n]) or self.judge.is_first(words[n]) or self.judge.may_be_last(words[n]) or len(words[n]) < 4
             ):
@@ -251,7 +258,12 @@ class _People:
                 word = match["v"][:end].lower()
                 if word in self.judge.common and not _ENDED.match(text, match.start("v") + end):
                     continue
-                if not end and _FAMILY.match(match.group()) and self.judge.ends_in_any(family := match["v"].split(" ")[0]):
+                family = match["v"].split(" ")[0]
+                if (
+                    not end
+                    and (said := _FAMILY.match(match.group()))
+                    and (self.judge.ends_in_any if said["sure"] else self.judge.is_last)(family)
+                ):
                     yield match.start("v"), match.start("v") + len(family), 0.7, "PERSON", "introduction"
                 elif end:
                     yield match.start("v"), match.start("v") + end, 0.84, "PERSON", "introduction"
@@ -310,6 +322,8 @@ class _People:
         for match in _BEFORE.finditer(text, low, high):
             word = re.sub(r"['’]s$", "", match["v"])
             sure = bool(match["sure"] or match["hello"])
+            if self.judge.in_brand(text, match.start("v"), match.start("v") + len(word)) or (match["way"] and word.lower() in _TOWNS):
+                continue
             if word.lower() not in self.judge.never and (self.judge.is_first(word) if sure else self.judge.is_alone(word)):
                 yield match.start("v"), match.start("v") + len(word), 0.7 if sure else 0.55, "PERSON", "greeting"
             elif match["hello"] and text[match.end() : match.end() + 1] in (",", "!") and self.judge.may_be_last(word):
@@ -318,7 +332,7 @@ class _People:
     def acting(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single first name before a verb of persons."""
         for match in _AFTER.finditer(text, low, high):
-            if self.judge.is_alone(match["v"]):
+            if self.judge.is_alone(match["v"]) and not self.judge.in_brand(text, *match.span("v")):
                 yield match.start("v"), match.end("v"), 0.55, "PERSON", "acting"
 
     def _listed(self, value: str) -> int:
@@ -344,5 +358,9 @@ class _People:
             self.judge.is_last(word)
             or self.judge.is_first(word)
             or word.endswith(".")
-            or (word not in PARTICLES and n < 3 and (self.judge.may_be_last(word) or word.lower() in self.judge.also_last))
+            or (
+                word not in PARTICLES
+                and n < 3
+                and ((self.judge.may_be_last(word) and (n < 2 or not word.islower())) or word.lower() in self.judge.also_last)
+            )
         )

@@ -13,18 +13,23 @@ from llm_pipeline.curation.pii.windows import Finder, Found, Look, any_case
 _GIVEN = rf"{NAME}(?: (?:[{UPPER}]\.|{NAME})){{0,2}}"
 _INVERTED = re.compile(
     rf"(?:^|(?<=[>\n|;\t\"“(])|(?<=: )|(?<=\| )|(?<=\b[tT]o )|(?<=\b[bB]y )|(?<=; )|(?<=\",)"
-    rf"|(?<=\b[fF]or )|(?<=\bof )|(?<=er )|(?<=nt ))"
-    rf"(?P<last>(?:{PARTICLE} )?{NAME}(?: {NAME})?), (?P<first>{_GIVEN})(?=[<\n|;\t\"”),(.]|  | \||$)"
+    rf"|(?<=\b[fF]or )|(?<=\bof )|(?<=er )|(?<=nt )|(?<=ee ))"
+    rf"(?P<last>(?:{PARTICLE} )?{NAME}(?: {NAME})?), (?P<first>{_GIVEN})(?=[<\n|;\t\"”),(.:]|  | [|(–-]|$)"
 )
 _INITIALS = re.compile(rf"(?<![\w.@'’-])(?:[{UPPER}]\. ?){{1,3}}(?:{PARTICLE} )?(?P<last>{NAME})(?!\w|@|\.\w)")
+_NEXT = re.compile(r",(?! (?:[A-Z]{2}|[0-9]|born\b|aged?\b))")
+"""Behind "Ann, Bob" an enumeration goes on; behind "Martin, Bob, DOB" it is a record of one person."""
 _NO_INITIALS = re.compile(r"[AP]\. ?M\.|U\. ?[KSN]\.|E\. ?[UG]\.|I\. ?E\.|D\. ?C\.|N\. ?Y\.|[LS]\. ?[AF]\.")
 _AND = r"(?:,? (?:and|und|y|et|e|i|och|og|&|with) )"
-_PAIR = re.compile(rf"(?<![\w'’\[@/.#-])(?P<a>{NAME})(?:{_AND})(?P<b>{NAME})(?![\w@\[]| [{UPPER}])")
+_PAIR = re.compile(rf"(?<![\w'’\[@/.#-])(?P<a>{NAME})(?:{_AND})(?P<b>{NAME})(?: (?P<last>{NAME}))?(?![\w@\[]| [{UPPER}])")
+_CAPITAL = re.compile(rf"[{UPPER}]\w* $")
 _BEFORE = re.compile(rf"(?<![\w'’\[@/.#-])(?P<v>{NAME}), $")
 _APART = re.compile(
     rf"[(“‘](?P<a>{NAME})[)”’]|(?:^|[:\n] ?)(?P<b>{NAME}), (?=your?\b|please\b|can\b|could\b|we\b|thanks\b|I['’ ])"
     rf"|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?\]? (?:- )?(?P<c>{NAME})(?=: )"
     rf"|(?<=[a-z]), (?P<d>{NAME})(?=[!?]|\.?\s*\Z)|(?:^|\n)(?P<e>{NAME}) --? (?=[a-z])|(?<![\w'’\[@/.#-])(?P<f>{NAME})['’]s (?=[a-z])"
+    rf"|(?:^|\n\n)(?P<g>{NAME}),(?=\n)"
+    r"|(?<![\w@/.-])@(?P<h>[^\W\d_]{3,}) (?=[a-z])"
 )
 _NAMES = (
     r"(?:fore|sur|first|last|full|given|family|middle|customer|client|employee|patient|contact|user|account|card ?holder|person)?[ _-]?name"
@@ -53,7 +58,7 @@ def record_finders(judge: Judge, acting: Callable[[str, int, int], Iterator[Foun
         return (
             rf"{upper}{letters}+(?:,? (?:and|und|y|et|e|i|och|og|&|with) {second}|, (?:{second}|you|please|can|could|we|thanks|I)| {verbs})"
             rf"|[(“‘]{upper}{letters}+[)”’]|[0-9]\]? (?:- )?{upper}{letters}+: "
-            rf"|{upper}{letters}+['’]s [a-z]|{upper}{letters}+ --? [a-z]|, {second}"
+            rf"|{upper}{letters}+['’]s [a-z]|{upper}{letters}+ --? [a-z]|, {second}|{upper}{letters}+,\n|@{letters}+ [a-z]"
         )
 
     look = Look(re.compile(beside(f"{upper}{letters}+")), judge.holds_first, back=40)
@@ -81,7 +86,7 @@ class _Records:
             if any(map(self.judge.is_first, before)) or (any(word.isupper() and len(word) > 1 for word in after) and not last.isupper()):
                 continue
             known = self.judge.is_first(first) and first.lower() not in self.judge.places
-            if self.judge.is_first(last) and not last.isupper() and text[match.end() : match.end() + 1] == ",":
+            if self.judge.is_first(last) and not last.isupper() and _NEXT.match(text, match.end()):
                 continue
             if (
                 known
@@ -95,14 +100,22 @@ class _Records:
         for match in _INITIALS.finditer(text, low, high):
             last, several = match["last"], match.group().count(".") > 1
             before = text[max(0, match.start() - 30) : match.start()].split(" ")
-            if _NO_INITIALS.match(match.group()) or (len(before) > 1 and not before[-1] and before[-2].lower() in self.judge.listed):
+            if _NO_INITIALS.match(match.group()) or (
+                len(before) > 1 and not before[-1] and before[-2][:1].isupper() and before[-2].lower() in self.judge.listed
+            ):
                 continue
-            if self.judge.is_last(last) or (several and self.judge.may_be_last(last)):
+            if self.judge.is_last(last) or (several and (self.judge.may_be_last(last) or last.lower() in self.judge.also_last)):
                 yield match.start(), match.end(), 0.75 if self.judge.is_last(last) else 0.55, "PERSON", "initials"
 
     def listed(self, text: str, low: int, high: int) -> Iterator[Found]:
         """`Katy, Amy and William`: all are names when each may be one and most are."""
         for match in _PAIR.finditer(text, low, high):
+            if match["last"] and not (
+                self.judge.is_first(match["b"])
+                and self.judge.is_last(match["last"])
+                and not _CAPITAL.search(text, max(0, match.start() - 20), match.start())
+            ):
+                continue
             places, at = [match.span("a"), match.span("b")], match.start()
             while before := _BEFORE.search(text, max(low, at - 30), at):
                 places.append(before.span("v"))
@@ -112,12 +125,15 @@ class _Records:
                 continue
             alone = list(map(self.judge.is_alone, words))
             if sum(alone) > 1 and all(sure or self.judge.may_be_last(word) for sure, word in zip(alone, words, strict=True)):
-                yield from ((start, end, 0.6, "PERSON", "enumeration") for start, end in places)
+                whole = [place for place in places if not match["last"] or place != match.span("b")]
+                yield from ((start, end, 0.6, "PERSON", "enumeration") for start, end in whole)
 
     def apart(self, text: str, low: int, high: int) -> Iterator[Found]:
         """A single name in brackets or quotation marks, addressed (`Reminder: Ann, your ...`), or of who writes (`[10:17] Ann: `)."""
         for match in _APART.finditer(text, low, high):
             group = str(match.lastgroup)
+            if self.judge.in_brand(text, *match.span(group)):
+                continue
             if self.judge.is_alone(match[group]) or (group == "c" and self.judge.is_first(match[group])):
                 yield match.start(group), match.end(group), 0.56, "PERSON", "apart"
 

@@ -47,9 +47,11 @@ _CONTEXT = Context({"phone": _STRONG, "call": _WEAK})
 _GROUPED = re.compile(r"[0-9]{3}[ .-][0-9]{4}|[0-9(+][0-9() .+-]{8,}|0[0-9]{1,5} ?/ ?[0-9][0-9 -]{4,}")
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:([ .])[0-9]{3})(?:\1[0-9]{3})*")
 _LABEL = re.compile(
-    r"(?:^|[\n|·•,;] ?)(?:(?:T|P|F|M|H|W|C|Ph|Mob) ?[:.] ?|[TMFPD] )$|\b(?:T ?e ?[l1I]|P ?h ?o ?n ?e|M ?o ?b ?i ?[l1I] ?e) ?\.? ?: {0,3}$"
+    r"(?:^|[\n|·•,;] ?)(?:(?:T|P|F|M|H|W|C|Ph|Mob) ?[:.] ?)$|\b(?:T ?e ?[l1I]|P ?h ?o ?n ?e|M ?o ?b ?i ?[l1I] ?e) ?\.? ?: {0,3}$"
 )
 """Before a number in a signature: "T: 040/...", or as a scanner reads it: "Te1:", "T e l . :"."""
+_INITIAL, _LINE_END = re.compile(r"(?:^|\n)[TMFPD] $"), re.compile(r"[ \t\r]*(?:\n|$)")
+"""A line of a signature that is a letter and a number: "M 601 54 98 00"."""
 _ADJACENT = 40
 """Words of the second sort speak of bare digits within so many characters: "call me at", not "(most recent call last)" lines above."""
 _BESIDE = 16
@@ -92,7 +94,8 @@ def _score(text: str, start: int, end: int, regions: Sequence[str]) -> float:
 def _judged(text: str, start: int, end: int, number: str, digits: str, regions: Sequence[str]) -> float:
     """How sure the words around and the number's own form make it."""
     near = _CONTEXT.near(text, start, end)
-    if _LABEL.search(text, max(0, start - 18), start):
+    lone = len(digits) > 8 and _INITIAL.search(text, max(0, start - 3), start) and _LINE_END.match(text, end)
+    if lone or _LABEL.search(text, max(0, start - 18), start):
         near["phone"] = 2
     if number.startswith("+"):
         return 0.9 if "phone" in near or _accepted(number, None, phonenumbers.is_possible_number) else 0.0
