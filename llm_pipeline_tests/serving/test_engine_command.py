@@ -105,6 +105,19 @@ def test_what_a_launched_program_started_ends_with_it(end: signal.Signals) -> No
     assert not alive
 
 
+def test_a_launched_program_hears_signals_that_its_parent_does_not() -> None:
+    deaf = (
+        "import os, signal, sys\nsignal.signal(15, signal.SIG_IGN)\nsignal.pthread_sigmask(signal.SIG_BLOCK, {15})\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    line = [sys.executable, "-c", deaf, *LAUNCH, "--", "sh", "-c", "echo here; sleep 300"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "here\n"
+        program.terminate()
+        assert program.wait(20) == -signal.SIGTERM
+
+
 def test_a_launched_program_dies_with_its_parent() -> None:
     launch = "[sys.executable, '-m', 'llm_pipeline.serving.engine.launch', f'--parent={os.getpid()}', '--', 'sleep', '60']"
     code = f"import os, subprocess, sys\nchild = subprocess.Popen({launch}, stdout=subprocess.DEVNULL)\nprint(child.pid, flush=True)\n" \

@@ -19,6 +19,12 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
 
 
+def hear_signals() -> None:
+    """An engine is asked to end by SIGTERM, also where whoever started us ignored or blocked it, which a program inherits."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def leave_nothing() -> None:
     """A process group of our own, and in it a child that ends all of it when we end, however: vLLM's workers outlive a killed server."""
     if not sys.platform.startswith("linux"):
@@ -49,6 +55,7 @@ def main() -> None:
     if not line:
         parser.error("expected a command after --")
     die_with(options.parent)
+    hear_signals()
     leave_nothing()
     if options.memory_megabytes:
         limit_memory(options.memory_megabytes)
