@@ -39,7 +39,7 @@ class Guards:
         self._actions = policy.actions
         self._detector = detector or self._own_detector()
         self._kinds = kinds_of(policy, "input", tuple(policy.input_pii))
-        self._patterns = {f"input:{name}" for name in policy.injection}
+        self._patterns = {f"input:{name}" for name in (*policy.injection, *policy.certain)}
         self._after = OutputRules(policy)
         self._turn = lru_cache(maxsize=256)(self._turn_scores)
 

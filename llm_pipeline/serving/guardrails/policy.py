@@ -53,7 +53,9 @@ class Policy:
     maximum_characters: int = 8000
     hidden_unicode: bool = True
     injection: dict[str, str] = field(default_factory=dict)
-    """Name of a rule -> pattern in the user's turns."""
+    """Name of a rule -> pattern in the user's turns, where the detector confirms it."""
+    certain: dict[str, str] = field(default_factory=dict)
+    """The same of patterns that count whatever the detector says."""
     output_pii: list[Personal] = field(default_factory=list)
     allowed_email_domains: list[str] = field(default_factory=list)
     rules: dict[str, Action] = field(default_factory=dict)
@@ -78,7 +80,7 @@ class Policy:
     """JSON schema (2020-12) of every answer."""
 
     def __post_init__(self) -> None:
-        for name, pattern in {**self.injection, **self.topics}.items():
+        for name, pattern in {**self.injection, **self.certain, **self.topics}.items():
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -113,7 +115,7 @@ class Policy:
         return [
             "input:too_long",
             "input:hidden_unicode",
-            *(f"input:{name}" for name in (*self.injection, *self.input_pii)),
+            *(f"input:{name}" for name in (*self.injection, *self.certain, *self.input_pii)),
             *(f"input:topic_{name}" for name in self.topics),
             *(f"output:{kind}" for kind in self.output_pii),
         ]
@@ -130,12 +132,13 @@ class Policy:
     @cached_property
     def patterns(self) -> Patterns:
         """The rules that are patterns in the user's turns."""
-        named = {f"input:{name}": pattern for name, pattern in self.injection.items()}
-        return [*self._compiled(named), *self.topic_patterns]
+        return [*self._compiled({f"input:{name}": pattern for name, pattern in self.injection.items()}), *self.certain_patterns]
 
     @cached_property
-    def topic_patterns(self) -> Patterns:
-        return self._compiled({f"input:topic_{name}": pattern for name, pattern in self.topics.items()})
+    def certain_patterns(self) -> Patterns:
+        """Those of them that no detector needs to confirm."""
+        named = {f"input:{name}": pattern for name, pattern in self.certain.items()}
+        return self._compiled(named | {f"input:topic_{name}": pattern for name, pattern in self.topics.items()})
 
     def _compiled(self, named: Mapping[str, str]) -> Patterns:
         return [(name, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for name, pattern in named.items() if name in self.actions]
@@ -148,7 +151,7 @@ class Policy:
         return "input:too_long" in self.actions and sum(len(message["content"]) for message in messages) > self.maximum_characters
 
     def check_input(self, messages: Sequence[Mapping[str, str]], *, attacks: bool = True) -> list[str]:
-        """Names of the plain rules (length, hidden characters, patterns, of `attacks` too) that the user's turns break."""
+        """Names of the plain rules that the user's turns break: length, hidden ones, patterns (of `injection` only with `attacks`)."""
         if self.too_long(messages):
             return ["input:too_long"]
         texts = [message["content"] for message in messages if message["role"] == "user"]
@@ -156,7 +159,7 @@ class Policy:
         if self.hidden_unicode and "input:hidden_unicode" in self.actions and any(map(hides, texts)):
             broken.append("input:hidden_unicode")
         simple = [letters(text) for text in texts]
-        patterns = self.patterns if attacks else self.topic_patterns
+        patterns = self.patterns if attacks else self.certain_patterns
         found = {name for text in simple for name, pattern in self._likely(patterns, text) if pattern.search(text)}
         return broken + [name for name, _ in patterns if name in found]
 
