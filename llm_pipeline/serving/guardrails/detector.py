@@ -121,7 +121,8 @@ def load_detector(folder: Path = SHIPPED) -> LinearDetector:
                     f"{path}: made for features {made_for}, expected {VERSION}: train it anew with `llm-pipeline guard --train`"
                 )
             meanings = Meanings(stored["words"], stored["classes"])
-            return LinearDetector(stored["weights"], stored["scales"], stored["biases"], meanings)
+            weights = np.ascontiguousarray(stored["weights"].T).T  # as they are read, so that there is one copy of them
+            return LinearDetector(weights, stored["scales"], stored["biases"], meanings)
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: not a detector of `llm-pipeline guard --train`: {error}") from error
 
