@@ -175,6 +175,11 @@ _PASSWORDS = (
     ),
 )
 """`password: X` in many languages; what a command takes; and with nothing between (or as `login: ann / X`) what has signs of all sorts."""
+_SPEAK_OF_ONE = (
+    *("pass", "pw", "kennwort", "contraseña", "wachtwoord", "lösenord", "parola d", "mdp", "clave", "senha", "hasło", "salasana", "heslo"),
+    *("mysql", "curl", "login", "credential", "creds", "zugangsdaten", "identifiants"),
+)
+"""One of these stands in whatever the patterns of passwords match."""
 _ANCHOR = (
     any_case(
         "api key|api_key|apikey|api-key|access key|access_key|access-key|accesskey|secret|bearer|token|password|passwd|passphrase|passcode|"
@@ -192,7 +197,8 @@ _NO_SECRET = re.compile(r"[^\n:=,]{0,40}(?i:id|uuid|guid|etag|hash|digest|checks
 
 def _secrets(text: str, low: int, high: int) -> Iterator[Found]:
     """Random-looking strings beside a word for keys, whoever issued them, and what is said to be a password."""
-    for pattern in _PASSWORDS:
+    said = text[low:high].lower()
+    for pattern in _PASSWORDS if any(word in said for word in _SPEAK_OF_ONE) else ():
         for match in pattern.finditer(text, low, high):
             group = str(match.lastgroup)
             if validators.password(match[group]) and (group == "v" or validators.mixed(match[group])):
