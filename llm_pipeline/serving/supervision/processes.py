@@ -92,17 +92,10 @@ def reserve() -> socket.socket:
     return held
 
 
-def free_port(preferred: int | None = None) -> int:
-    """`preferred` when nothing listens there, else any free port of 127.0.0.1."""
-    for port in (preferred, 0) if preferred else (0,):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens now."""
+    with reserve() as held:
+        return int(held.getsockname()[1])
 
 
 @dataclass
